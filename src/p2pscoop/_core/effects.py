@@ -1,0 +1,151 @@
+"""What a core node asks of the shell around it.
+
+Every input of a node (`Node.receive`, `Node.tick`, ...) returns a list of these. The shell carries them out
+in order. Handles are the shell's own objects, which the core hands back as it got them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.messages import Message, Outcome, PeerInfo, Spec
+
+__all__ = [
+    "Arrived",
+    "ComeHome",
+    "Departed",
+    "Disconnect",
+    "Effect",
+    "Enqueue",
+    "Joined",
+    "Prepare",
+    "Refused",
+    "Report",
+    "Send",
+    "SendToSeeds",
+    "Settle",
+    "StatusArrived",
+    "Surrender",
+    "Withdraw",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Base of all effects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Effect):
+    """Send a message to a peer, whose addresses are in the member table. May get lost."""
+
+    recipient: PeerInfo
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendToSeeds(Effect):
+    """Send a message to every seed address that the shell was given."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect(Effect):
+    """Nothing will be sent to this peer any more."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Effect):
+    """This node is a member now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Effect):
+    """The cluster does not want this node."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Effect):
+    """A peer is there."""
+
+    info: PeerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Departed(Effect):
+    """A peer is gone: with a reason if it said goodbye, without if it died."""
+
+    info: PeerInfo
+    reason: str | None
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Effect):
+    """Make this process ready for the tasks of a program: paths, initializer."""
+
+    origin: NodeId
+    program: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Surrender(Effect):
+    """A thief waits: take up to `count_max` tasks from the deque and answer with `Node.give`."""
+
+    thief: NodeId
+    steal: int
+    count_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue(Effect):
+    """Put these tasks of other nodes into the queue, to be run or stolen."""
+
+    tasks: tuple[tuple[TaskKey, Spec], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw(Effect):
+    """Take these out of the queue again, if they are still there."""
+
+    keys: tuple[TaskKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Effect):
+    """A lent task has its outcome."""
+
+    handle: object
+    outcome: Outcome
+    holder: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ComeHome(Effect):
+    """A task is this node's to run or lend again, under the same serial (None if it was never lent)."""
+
+    handle: object
+    serial: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Effect):
+    """A peer asks for this node's counters: answer with `Node.report`."""
+
+    peer: NodeId
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusArrived(Effect):
+    """The counters of a peer."""
+
+    peer: NodeId
+    query: int
+    counters: bytes

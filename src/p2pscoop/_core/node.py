@@ -1,0 +1,799 @@
+"""One node of the protocol: composes membership, stealing and custody, and is all that a shell sees.
+
+Pure: bytes do not come here, only messages; time is the `now` of each call; randomness is a generator that is
+handed in. Every input returns the effects that the shell has to carry out, in order. The same class runs in
+production and in the simulator.
+
+Decides who is told what, and when it is repeated. What a record becomes is decided in `custody`, who is there
+in `membership`, whom to ask for work in `stealing`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2pscoop._core.codec import Envelope
+from p2pscoop._core.custody import Held, HolderLedger, HolderState, Lent, OwnerLedger, OwnerState
+from p2pscoop._core.effects import (
+    Arrived,
+    ComeHome,
+    Departed,
+    Disconnect,
+    Effect,
+    Enqueue,
+    Joined,
+    Prepare,
+    Refused,
+    Report,
+    Send,
+    SendToSeeds,
+    Settle,
+    StatusArrived,
+    Surrender,
+    Withdraw,
+)
+from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
+from p2pscoop._core.limits import Limits
+from p2pscoop._core.membership import Change, ChangeKind, Membership
+from p2pscoop._core.messages import (
+    Accept,
+    Cancel,
+    Grant,
+    GrantedTask,
+    Holding,
+    HoldingAck,
+    Join,
+    Leaving,
+    MemberState,
+    Message,
+    NotMe,
+    NoWork,
+    Outcome,
+    PeerInfo,
+    Refuse,
+    Reject,
+    Result,
+    ResultAck,
+    Spec,
+    Status,
+    StatusRequest,
+    Steal,
+    Sync,
+    TaskEntry,
+    TaskResult,
+    Welcome,
+)
+from p2pscoop._core.stealing import Attempt, Thief, ThiefState, WaitingThieves
+
+__all__ = ["Counters", "Node"]
+
+_ENTRIES_PER_MESSAGE = 1000
+"""Rows of HOLDING, ACCEPT and the like in one message, so that a header stays far below its limit."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a node did, since its start. Tasks, unless the name says otherwise."""
+
+    steals: int = 0
+    """Steals sent, registrations included."""
+    steals_failed: int = 0
+    """Steals that were answered with nothing."""
+    stolen: int = 0
+    """Accepted from others."""
+    given: int = 0
+    """Granted to others, own and foreign."""
+    returned: int = 0
+    """Own tasks whose outcome came from another node."""
+    requeued: int = 0
+    """Own tasks whose holder was lost."""
+    resent: int = 0
+    """Messages repeated for want of an acknowledgement."""
+
+
+@dataclass(slots=True)
+class _PendingGrant:
+    """A grant of which some tasks are neither accepted nor rejected."""
+
+    thief: NodeId
+    steal: int
+    waiting: set[TaskEntry]
+    resend_at: float
+    delay_s: float
+    until: float
+
+
+@dataclass(slots=True)
+class _PendingResult:
+    """An outcome that its owner has not acknowledged."""
+
+    resend_at: float
+    delay_s: float
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Outcomes on their way to one owner, held back a moment so that they travel together."""
+
+    results: list[TaskResult] = field(default_factory=list)
+    size: int = 0
+    flush_at: float = 0.0
+
+
+class Node:
+    """A member of the cluster.
+
+    Args:
+        info: what this node tells of itself.
+        rng: own generator; never the caller's.
+        limits: bounds and durations.
+        python: major and minor version, compared with that of every node that wants to join.
+        founder: whether the node is a member without having been let in (it has no seeds).
+        program: what peers have to prepare before they run this node's tasks, pickled by the shell.
+    """
+
+    def __init__(
+        self,
+        info: PeerInfo,
+        rng: random.Random,
+        limits: Limits,
+        *,
+        python: str,
+        founder: bool,
+        program: bytes | None = None,
+    ) -> None:
+        self.info = info
+        self.limits = limits
+        self.counters = Counters()
+        self.membership = Membership(info, limits)
+        self.owned = OwnerLedger(info.id, limits.lease_s)
+        self.held = HolderLedger(limits.tombstones_max)
+        self.joined = founder
+        self.leaving = False
+        self._python = python
+        self._rng = rng
+        self._programs: dict[NodeId, bytes] = {} if program is None else {info.id: program}
+        self._thief = Thief(info.id, rng, limits)
+        self._waiting = WaitingThieves(limits)
+        self._grants: dict[NodeId, list[_PendingGrant]] = {}
+        self._unacknowledged: dict[TaskKey, _PendingResult] = {}
+        self._outboxes: dict[NodeId, _Outbox] = {}
+        self._join_at = 0.0
+        self._sync_at = 0.0
+        self._holding_at = 0.0
+        self._lease_at = 0.0
+        self._handlers: dict[type[Message], Callable[[float, NodeId, Any], list[Effect]]] = {
+            Join: self._on_join,
+            Welcome: self._on_welcome,
+            Refuse: self._on_refuse,
+            Sync: self._on_sync,
+            Leaving: self._on_leaving,
+            NotMe: self._on_not_me,
+            Steal: self._on_steal,
+            NoWork: self._on_no_work,
+            Grant: self._on_grant,
+            Accept: self._on_accept,
+            Reject: self._on_reject,
+            Result: self._on_result,
+            ResultAck: self._on_result_ack,
+            Holding: self._on_holding,
+            HoldingAck: self._on_holding_ack,
+            Cancel: self._on_cancel,
+            StatusRequest: self._on_status_request,
+            Status: self._on_status,
+        }
+
+    # -------------------------------------------------------------------------------------- looking
+
+    @property
+    def id(self) -> NodeId:
+        """This node's id."""
+        return self.info.id
+
+    @property
+    def hungry(self) -> bool:
+        """Whether thieves wait for this node to get work."""
+        return len(self._waiting) > 0
+
+    @property
+    def quiescent(self) -> bool:
+        """Whether no task, of its own or of others, is on its way or in custody."""
+        return not (len(self.owned) or len(self.held) or self._grants or self._outboxes)
+
+    def wake_at(self) -> float:
+        """When `tick` should be called at the latest, on the clock of `now`."""
+        times = [self._sync_at, self._holding_at, self._lease_at]
+        if not self.joined:
+            times.append(self._join_at)
+        if self._thief.wake_at is not None:
+            times.append(self._thief.wake_at)
+        times.extend(outbox.flush_at for outbox in self._outboxes.values())
+        times.extend(grant.resend_at for grants in self._grants.values() for grant in grants)
+        if self._unacknowledged:
+            # In order of first sending; repetitions are rare and may come a little late.
+            times.append(next(iter(self._unacknowledged.values())).resend_at)
+        return min(times)
+
+    # --------------------------------------------------------------------------- inputs of the shell
+
+    def start(self, now: float) -> list[Effect]:
+        """The node's process is ready: ask the seeds to be let in."""
+        self._sync_at = now + self.limits.sync_s
+        self._holding_at = now + self.limits.holding_s
+        self._lease_at = now + 1.0
+        return self._join(now)
+
+    def receive(self, now: float, envelope: Envelope) -> list[Effect]:
+        """A message arrived."""
+        sender, recipient, message = envelope
+        if recipient not in (self.id, NOBODY):
+            row = self.membership.row(sender)
+            return [] if row is None else [Send(row.info, NotMe(recipient))]
+        effects: list[Effect] = []
+        if self.membership.is_gone(sender) and not isinstance(message, (Join, Sync, Leaving)):
+            # It was taken for dead and is not: tell it, so that it refutes. What it says still counts.
+            row = self.membership.row(sender)
+            if row is not None and row.state is MemberState.DEAD:
+                effects.append(Send(row.info, Sync((row,), answer=True)))
+        return effects + self._handlers[type(message)](now, sender, message)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: do what is due."""
+        effects: list[Effect] = []
+        if not self.joined and now >= self._join_at:
+            effects += self._join(now)
+        if now >= self._sync_at:
+            effects += self._sync(now)
+        if now >= self._holding_at:
+            self._holding_at = now + self.limits.holding_s
+            effects += self._renew_leases(self.held)
+        if now >= self._lease_at:
+            self._lease_at = now + 1.0
+            effects += self._requeue(self.owned.expire(now))
+        effects += self._resend(now)
+        effects += self._flush(now, only_due=True)
+        if self.joined and not self.leaving:
+            effects += self._steal(self._thief.tick(now, self.membership.alive_peers()))
+        return effects
+
+    def seek(self, now: float) -> list[Effect]:
+        """The node has nothing to run: send what is finished, and look for work."""
+        if not self.joined or self.leaving or self._thief.state is not ThiefState.BUSY:
+            return self._flush(now)
+        owner = next((owner for owner in self._outboxes if self.membership.is_alive(owner)), None)
+        if owner is None:
+            return self._steal(self._thief.seek(now, self.membership.alive_peers()))
+        # Whoever lent this node its last task may well have more: ask along with the result.
+        self.counters.steals += 1
+        return self._flush(now, ride_to=owner)
+
+    def found_work(self) -> None:
+        """The node has something to run, from wherever: it stops looking."""
+        self._thief.found()
+
+    def feed(self, now: float) -> list[Effect]:
+        """The node has work to give: offer it to the thieves that wait."""
+        effects: list[Effect] = []
+        for thief, steal in self._waiting.waiting(now):
+            if self.membership.is_alive(thief):
+                effects.append(Surrender(thief, steal, self.limits.steal_batch_max))
+            else:
+                self._waiting.discard(thief)
+        return effects
+
+    def give(
+        self,
+        now: float,
+        thief: NodeId,
+        steal: int,
+        own: Sequence[tuple[object, int | None, Spec]],
+        held: Sequence[TaskKey],
+    ) -> list[Effect]:
+        """Grant tasks to a thief: the answer to `Surrender`.
+
+        Args:
+            now: the time.
+            thief: from `Surrender`.
+            steal: from `Surrender`.
+            own: this node's tasks, each as (handle, serial if it was lent before, spec).
+            held: tasks of others, out of the queue.
+        """
+        row = self.membership.row(thief)
+        if row is None or row.state is not MemberState.ALIVE:
+            return self._give_up_giving(own, held)
+        tasks: list[GrantedTask] = []
+        for handle, serial, spec in own:
+            lent = self.owned.lend(now, handle, serial, spec, thief)
+            tasks.append(GrantedTask(self.id, lent.serial, lent.token, spec))
+        for key in held:
+            record = self.held.offer(key, thief)
+            if record is not None and record.spec is not None:
+                tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
+        if not tasks:
+            return [] if thief in self._waiting else [Send(row.info, NoWork(steal))]
+        self._waiting.discard(thief)
+        self.counters.given += len(tasks)
+        return self._grant(now, row.info, steal, tasks)
+
+    def give_back(self, now: float, keys: Sequence[TaskKey]) -> list[Effect]:
+        """Return tasks of others, out of the queue, to their owners (a leaving node does)."""
+        by_owner: defaultdict[NodeId, list[TaskKey]] = defaultdict(list)
+        for key in keys:
+            by_owner[key.owner].append(key)
+        effects: list[Effect] = []
+        for owner, owner_keys in by_owner.items():
+            effects += self.give(now, owner, 0, (), owner_keys)
+        return effects
+
+    def begin(self, key: TaskKey) -> bool:
+        """The node starts a task of another node. False if it is no longer the node's to run."""
+        return self.held.start(key) is not None
+
+    def finish(self, now: float, key: TaskKey, outcome: Outcome) -> list[Effect]:
+        """A task of another node ended."""
+        record = self.held.finish(key, outcome)
+        if record is None:
+            return []
+        outbox = self._outboxes.get(key.owner)
+        if outbox is None:
+            outbox = self._outboxes[key.owner] = _Outbox(flush_at=now + self.limits.result_delay_s)
+        outbox.results.append(TaskResult(key.serial, record.token, outcome))
+        outbox.size += len(outcome.payload)
+        full = len(outbox.results) >= self.limits.result_batch_max or outbox.size >= self.limits.frame_max
+        return self._flush(now, only_due=not full)
+
+    def settled_at_home(self, serial: int) -> None:
+        """A task that had been lent and came home ended here."""
+        self.owned.settle(serial)
+
+    def cancel(self, serial: int) -> list[Effect]:
+        """A lent task is not wanted any more; its holder need not start it."""
+        record = self.owned.get(serial)
+        if record is None:
+            return []
+        row = None if record.holder is None else self.membership.row(record.holder)
+        self.owned.settle(serial)
+        if row is None or row.info.id == self.id:
+            return []
+        return [Send(row.info, Cancel((serial,)))]
+
+    def peer_lost(self, now: float, peer: NodeId) -> list[Effect]:
+        """The pipe to a peer was removed: its process is gone."""
+        return self._apply(now, self.membership.die(peer))
+
+    def ask_status(self, query: int) -> list[Effect]:
+        """Ask all peers for their counters; answers come as `StatusArrived`."""
+        return [Send(self._info(peer), StatusRequest(query)) for peer in self.membership.alive_peers()]
+
+    def report(self, peer: NodeId, query: int, counters: bytes) -> list[Effect]:
+        """Answer a peer's question for counters."""
+        row = self.membership.row(peer)
+        return [] if row is None else [Send(row.info, Status(query, counters))]
+
+    def leave(self) -> None:
+        """Take no more tasks. What is queued goes home with `give_back`, what runs is finished."""
+        self.leaving = True
+        self._thief.found()
+
+    def goodbye(self, reason: str, *, failed: bool = False) -> list[Effect]:
+        """The last word to all peers."""
+        self.leaving = True
+        return [Send(self._info(peer), Leaving(reason, failed)) for peer in self.membership.alive_peers()]
+
+    # ------------------------------------------------------------------------ handlers: membership
+
+    def _on_join(self, now: float, sender: NodeId, message: Join) -> list[Effect]:
+        info = message.info
+        if info.id != sender or sender == self.id:
+            return []
+        if message.python != self._python:
+            return [
+                Send(
+                    info,
+                    Refuse(
+                        f"the cluster runs Python {self._python}, this node Python {message.python}: "
+                        "code cannot be pickled from one to the other"
+                    ),
+                )
+            ]
+        if info.version != self.info.version:
+            return [
+                Send(
+                    info,
+                    Refuse(f"the cluster runs p2pscoop {self.info.version}, this node {info.version}"),
+                )
+            ]
+        if self.leaving or not self.joined:
+            return []  # It asks again, and finds another member or this one further on.
+        effects = self._apply(now, self.membership.arrive(info))
+        welcome = Welcome(self.membership.rows(), tuple(self._programs.items()))
+        return [*effects, Send(info, welcome)]
+
+    def _on_welcome(self, now: float, _: NodeId, message: Welcome) -> list[Effect]:
+        if self.joined:
+            return []
+        self.joined = True
+        effects: list[Effect] = []
+        for origin, program in message.programs:
+            if origin not in self._programs:
+                self._programs[origin] = program
+                effects.append(Prepare(origin, program))
+        effects.append(Joined())
+        effects += self._apply(now, self.membership.merge(message.members))
+        # Introduce this node before it asks anyone for anything: strangers get no answer.
+        me = self.membership.row(self.id)
+        assert me is not None
+        introduction = Sync((me,), answer=False)
+        effects += [Send(self._info(peer), introduction) for peer in self.membership.alive_peers()]
+        return effects
+
+    def _on_refuse(self, _now: float, _sender: NodeId, message: Refuse) -> list[Effect]:
+        return [] if self.joined else [Refused(message.reason)]
+
+    def _on_sync(self, now: float, sender: NodeId, message: Sync) -> list[Effect]:
+        effects = self._apply(now, self.membership.merge(message.members))
+        row = self.membership.row(sender)
+        if message.answer and row is not None and not self.leaving:
+            effects.append(Send(row.info, Sync(self.membership.rows(), answer=False)))
+        return effects
+
+    def _on_leaving(self, now: float, sender: NodeId, message: Leaving) -> list[Effect]:
+        return self._apply(now, self.membership.leave(sender), message.reason, message.failed)
+
+    def _on_not_me(self, now: float, _: NodeId, message: NotMe) -> list[Effect]:
+        return self._apply(now, self.membership.die(message.intended))
+
+    def _apply(
+        self, now: float, changes: Iterable[Change], reason: str | None = None, failed: bool = False
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        for change in changes:
+            peer = change.info.id
+            if change.kind is ChangeKind.ARRIVED:
+                effects.append(Arrived(change.info))
+                if self.joined and not self.leaving:
+                    effects += self._steal(self._thief.on_arrival(now, self.membership.alive_peers()))
+                continue
+            effects += self._lose(now, peer)
+            if change.kind is ChangeKind.MISSED:
+                continue
+            effects.append(Departed(change.info, reason, failed))
+            effects.append(Disconnect(peer))
+        return effects
+
+    def _lose(self, now: float, peer: NodeId) -> list[Effect]:
+        """Settle everything that was between this node and a peer that is gone."""
+        self._waiting.discard(peer)
+        self._grants.pop(peer, None)
+        effects = self._requeue(self.owned.lose_holder(peer))
+        effects += self._enqueue(self.held.lose_target(peer))
+        withdrawn = self.held.lose_owner(peer)
+        if withdrawn:
+            effects.append(Withdraw(tuple(record.key for record in withdrawn)))
+        self._outboxes.pop(peer, None)
+        for key in [key for key in self._unacknowledged if key.owner == peer]:
+            del self._unacknowledged[key]
+        if not self.leaving:
+            effects += self._steal(self._thief.on_gone(now, peer, self.membership.alive_peers()))
+        return effects
+
+    def _join(self, now: float) -> list[Effect]:
+        self._join_at = now + self.limits.join_resend_s
+        return [] if self.joined else [SendToSeeds(Join(self.info, self._python))]
+
+    def _sync(self, now: float) -> list[Effect]:
+        self._sync_at = now + self.limits.sync_s * self._rng.uniform(0.75, 1.25)
+        peers = self.membership.alive_peers()
+        if not peers:
+            return []
+        peer = self._rng.choice(peers)
+        return [Send(self._info(peer), Sync(self.membership.rows(), answer=True))]
+
+    # -------------------------------------------------------------------------- handlers: stealing
+
+    def _on_steal(self, now: float, sender: NodeId, message: Steal) -> list[Effect]:
+        row = self.membership.row(sender)
+        if row is None:
+            return []
+        if message.lifeline and not self.leaving:
+            self._waiting.add(now, sender, message.steal)
+        else:
+            # It is up and asking again: an older registration must not swallow the answer.
+            self._waiting.discard(sender)
+        return [Surrender(sender, message.steal, min(message.count_max, self.limits.steal_batch_max))]
+
+    def _on_no_work(self, now: float, sender: NodeId, message: NoWork) -> list[Effect]:
+        self.counters.steals_failed += 1
+        return self._steal(self._thief.on_no_work(now, sender, message.steal, self.membership.alive_peers()))
+
+    def _on_grant(self, _: float, sender: NodeId, message: Grant) -> list[Effect]:
+        row = self.membership.row(sender)
+        if row is None:
+            return []
+        effects: list[Effect] = []
+        entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in message.tasks)
+        own = [task for task in message.tasks if task.owner == self.id]
+        foreign = [task for task in message.tasks if task.owner != self.id]
+        if foreign and (self.leaving or len(self.held) + len(foreign) > self.limits.held_max):
+            # Own tasks are always taken back; the rest of the grant stays where it was.
+            reason = "leaving" if self.leaving else f"holds {len(self.held)} tasks already"
+            rejected = tuple(TaskEntry(task.owner, task.serial, task.token) for task in foreign)
+            effects.append(Send(row.info, Reject(rejected, reason)))
+            entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in own)
+            foreign = []
+        for task in own:
+            lent = self.owned.on_return(task.serial, task.token)
+            if lent is not None:
+                effects.append(ComeHome(lent.handle, lent.serial))
+        queued: list[Held] = []
+        for task in foreign:
+            if self.membership.is_gone(task.owner):
+                continue  # Accepted, so that the giver forgets it too, and dropped: nobody waits for it.
+            record = self.held.on_grant(TaskKey(task.owner, task.serial), task.token, task.spec)
+            if record is not None:
+                queued.append(record)
+        if queued:
+            self.counters.stolen += len(queued)
+            self._thief.found()
+            effects += self._enqueue(queued)
+        if entries:
+            effects.append(Send(row.info, Accept(entries)))
+        # Owners that are not the giver learn at once where their tasks are, not at the next renewal.
+        effects += self._renew_leases(record for record in queued if record.key.owner != sender)
+        return effects
+
+    def _on_accept(self, now: float, sender: NodeId, message: Accept) -> list[Effect]:
+        for entry in message.entries:
+            if entry.owner == self.id:
+                self.owned.on_accept(now, sender, entry.serial, entry.token)
+            else:
+                self.held.on_accept(sender, TaskKey(entry.owner, entry.serial), entry.token)
+        self._answered(sender, message.entries)
+        return []
+
+    def _on_reject(self, _: float, sender: NodeId, message: Reject) -> list[Effect]:
+        effects: list[Effect] = []
+        queued: list[Held] = []
+        for entry in message.entries:
+            if entry.owner == self.id:
+                lent = self.owned.on_reject(sender, entry.serial, entry.token)
+                if lent is not None:
+                    effects.append(ComeHome(lent.handle, lent.serial))
+            else:
+                record = self.held.on_reject(sender, TaskKey(entry.owner, entry.serial), entry.token)
+                if record is not None:
+                    queued.append(record)
+        self._answered(sender, message.entries)
+        return effects + self._enqueue(queued)
+
+    def _steal(self, attempts: Iterable[Attempt]) -> list[Effect]:
+        effects: list[Effect] = []
+        for attempt in attempts:
+            self.counters.steals += 1
+            effects.append(
+                Send(
+                    self._info(attempt.victim),
+                    Steal(attempt.steal, self.limits.steal_batch_max, attempt.lifeline),
+                )
+            )
+        return effects
+
+    # --------------------------------------------------------------------------- handlers: custody
+
+    def _on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
+        row = self.membership.row(sender)
+        effects: list[Effect] = []
+        for result in message.results:
+            lent = self.owned.settle(result.serial)
+            if lent is not None:
+                self.counters.returned += 1
+                effects.append(Settle(lent.handle, result.outcome, sender))
+        if row is not None:
+            if message.results:
+                effects.append(Send(row.info, ResultAck(tuple(result.serial for result in message.results))))
+            if message.steal is not None:
+                steal = Steal(message.steal, self.limits.steal_batch_max, lifeline=False)
+                effects += self._on_steal(now, sender, steal)
+        return effects
+
+    def _on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:
+        for serial in message.serials:
+            key = TaskKey(sender, serial)
+            self.held.on_result_ack(key)
+            self._unacknowledged.pop(key, None)
+        return []
+
+    def _on_holding(self, now: float, sender: NodeId, message: Holding) -> list[Effect]:
+        row = self.membership.row(sender)
+        obsolete = self.owned.on_holding(
+            now, sender, (entry for entry in message.entries if entry.owner == self.id)
+        )
+        return [Send(row.info, HoldingAck(obsolete))] if obsolete and row is not None else []
+
+    def _on_holding_ack(self, _now: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
+        dropped = []
+        for entry in message.obsolete:
+            if entry.owner == sender:
+                record = self.held.on_obsolete(entry)
+                if record is not None:
+                    dropped.append(record.key)
+        return [Withdraw(tuple(dropped))] if dropped else []
+
+    def _on_cancel(self, _: float, sender: NodeId, message: Cancel) -> list[Effect]:
+        dropped = []
+        for serial in message.serials:
+            record = self.held.cancel(TaskKey(sender, serial))
+            if record is not None:
+                dropped.append(record.key)
+        return [Withdraw(tuple(dropped))] if dropped else []
+
+    def _on_status_request(self, _: float, sender: NodeId, message: StatusRequest) -> list[Effect]:
+        return [Report(sender, message.query)]
+
+    def _on_status(self, _: float, sender: NodeId, message: Status) -> list[Effect]:
+        return [StatusArrived(sender, message.query, message.counters)]
+
+    def _requeue(self, lost: Sequence[Lent]) -> list[Effect]:
+        self.counters.requeued += len(lost)
+        return [ComeHome(record.handle, record.serial) for record in lost]
+
+    def _enqueue(self, records: Sequence[Held]) -> list[Effect]:
+        tasks = tuple((record.key, record.spec) for record in records if record.spec is not None)
+        return [Enqueue(tasks)] if tasks else []
+
+    def _renew_leases(self, records: Iterable[Held]) -> list[Effect]:
+        by_owner: defaultdict[NodeId, list[TaskEntry]] = defaultdict(list)
+        for record in records:
+            if not record.orphan:
+                by_owner[record.key.owner].append(record.entry)
+        effects: list[Effect] = []
+        for owner, entries in by_owner.items():
+            row = self.membership.row(owner)
+            if row is None:
+                continue
+            for start in range(0, len(entries), _ENTRIES_PER_MESSAGE):
+                chunk = tuple(entries[start : start + _ENTRIES_PER_MESSAGE])
+                effects.append(Send(row.info, Holding(chunk)))
+        return effects
+
+    # ------------------------------------------------------------------- grants and results under way
+
+    def _grant(self, now: float, thief: PeerInfo, steal: int, tasks: Sequence[GrantedTask]) -> list[Effect]:
+        grant = _PendingGrant(
+            thief.id,
+            steal,
+            {TaskEntry(task.owner, task.serial, task.token) for task in tasks},
+            now + self.limits.resend_s,
+            self.limits.resend_s,
+            now + self.limits.lease_s,
+        )
+        self._grants.setdefault(thief.id, []).append(grant)
+        return [Send(thief, Grant(steal, tuple(tasks)))]
+
+    def _answered(self, thief: NodeId, entries: Iterable[TaskEntry]) -> None:
+        grants = self._grants.get(thief)
+        if grants is None:
+            return
+        for grant in grants:
+            grant.waiting.difference_update(entries)
+        self._grants[thief] = [grant for grant in grants if grant.waiting]
+        if not self._grants[thief]:
+            del self._grants[thief]
+
+    def _give_up_giving(
+        self, own: Sequence[tuple[object, int | None, Spec]], held: Sequence[TaskKey]
+    ) -> list[Effect]:
+        """The thief vanished between its steal and the answer: what was taken for it goes back."""
+        effects: list[Effect] = [ComeHome(handle, serial) for handle, serial, _ in own]
+        records = [record for record in map(self.held.get, held) if record is not None]
+        queued = [record for record in records if record.state is HolderState.QUEUED]
+        return effects + self._enqueue(queued)
+
+    def _resend(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for grants in list(self._grants.values()):
+            for grant in list(grants):
+                if now >= grant.resend_at:
+                    effects += self._resend_grant(now, grant)
+        overdue: defaultdict[NodeId, list[TaskResult]] = defaultdict(list)
+        for key, pending in self._unacknowledged.items():
+            if now < pending.resend_at:
+                if pending.delay_s <= self.limits.resend_s:
+                    break  # Those behind were sent later.
+                continue
+            record = self.held.get(key)
+            if record is None or record.outcome is None:
+                continue
+            pending.delay_s = min(2 * pending.delay_s, self.limits.resend_max_s)
+            pending.resend_at = now + pending.delay_s
+            overdue[key.owner].append(TaskResult(key.serial, record.token, record.outcome))
+        for owner, results in overdue.items():
+            row = self.membership.row(owner)
+            if row is not None:
+                self.counters.resent += 1
+                effects += [Send(row.info, Result(batch, None)) for batch in self._batches(results)]
+        return effects
+
+    def _resend_grant(self, now: float, grant: _PendingGrant) -> list[Effect]:
+        tasks: list[GrantedTask] = []
+        expired: list[Held] = []
+        for entry in sorted(grant.waiting):
+            spec: Spec | None = None
+            if entry.owner == self.id:
+                lent = self.owned.get(entry.serial)
+                if lent is not None and lent.state is OwnerState.OFFERED and lent.token == entry.token:
+                    spec = lent.spec
+            else:
+                key = TaskKey(entry.owner, entry.serial)
+                record = self.held.get(key)
+                if (
+                    record is not None
+                    and record.state is HolderState.OFFERED
+                    and record.token.passed() == entry.token
+                ):
+                    if now >= grant.until:
+                        # The owner's offers end with their lease; a holder's end here.
+                        taken_back = self.held.on_reject(grant.thief, key, entry.token)
+                        if taken_back is not None:
+                            expired.append(taken_back)
+                    else:
+                        spec = record.spec
+            if spec is not None:
+                tasks.append(GrantedTask(entry.owner, entry.serial, entry.token, spec))
+        grant.waiting = {TaskEntry(task.owner, task.serial, task.token) for task in tasks}
+        effects = self._enqueue(expired)
+        row = self.membership.row(grant.thief)
+        if not tasks or row is None:
+            self._answered(grant.thief, ())
+            return effects
+        grant.delay_s = min(2 * grant.delay_s, self.limits.resend_max_s)
+        grant.resend_at = now + grant.delay_s
+        self.counters.resent += 1
+        return [*effects, Send(row.info, Grant(grant.steal, tuple(tasks)))]
+
+    def _flush(self, now: float, *, only_due: bool = False, ride_to: NodeId | None = None) -> list[Effect]:
+        effects: list[Effect] = []
+        for owner, outbox in list(self._outboxes.items()):
+            full = len(outbox.results) >= self.limits.result_batch_max or outbox.size >= self.limits.frame_max
+            if only_due and now < outbox.flush_at and not full:
+                continue
+            del self._outboxes[owner]
+            resend_at = now + self.limits.resend_s
+            for result in outbox.results:
+                self._unacknowledged[TaskKey(owner, result.serial)] = _PendingResult(
+                    resend_at, self.limits.resend_s
+                )
+            row = self.membership.row(owner)
+            if row is None:
+                continue  # The task came through a third node, word of its owner has not yet: sent again.
+            *others, last = self._batches(outbox.results)
+            effects += [Send(row.info, Result(batch, None)) for batch in others]
+            steal = self._thief.ride_along(now, owner) if owner == ride_to else None
+            effects.append(Send(row.info, Result(last, steal)))
+        return effects
+
+    def _batches(self, results: Sequence[TaskResult]) -> list[tuple[TaskResult, ...]]:
+        """Cut into messages that are neither too many nor too heavy; there is at least one."""
+        batches: list[tuple[TaskResult, ...]] = []
+        batch: list[TaskResult] = []
+        size = 0
+        for result in results:
+            if batch and (
+                len(batch) >= self.limits.result_batch_max
+                or size + len(result.outcome.payload) > self.limits.frame_max
+            ):
+                batches.append(tuple(batch))
+                batch, size = [], 0
+            batch.append(result)
+            size += len(result.outcome.payload)
+        batches.append(tuple(batch))
+        return batches
+
+    def _info(self, peer: NodeId) -> PeerInfo:
+        row = self.membership.row(peer)
+        assert row is not None, "peers come from the member table"
+        return row.info

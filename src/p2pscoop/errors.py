@@ -1,0 +1,165 @@
+"""Every exception that p2pscoop raises of its own.
+
+    P2PScoopError
+    ├── ConfigurationError (ValueError)       a setting or an argument that cannot be used
+    ├── StartError                            local nodes could not be started
+    ├── ShutdownError (RuntimeError)          used after shutdown, or in a forked child
+    ├── WrongThreadError (RuntimeError)       `futures` used from a thread that is not its own
+    ├── PayloadError
+    │   ├── NotPicklableError (PicklingError) an argument, result or exception does not pickle
+    │   └── PayloadTooLargeError              ... or is larger than the limit
+    ├── TaskError
+    │   ├── RemoteError                       the task raised something that could not travel
+    │   ├── TaskExitError                     the task called `sys.exit`
+    │   └── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
+    ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
+    ├── JoinRefusedError                      a cluster did not let this node in
+    └── ProtocolError
+        ├── LocalProtocolError                this side asked the protocol for the impossible
+        └── RemoteProtocolError               a peer sent something that no peer may send
+
+An exception that a task raises reaches the caller as itself, with a `RemoteTraceback` as its cause.
+Cancellation is `concurrent.futures.CancelledError`, a time-out is the built-in `TimeoutError`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import BrokenExecutor
+
+__all__ = [
+    "ConfigurationError",
+    "InitializerError",
+    "JoinRefusedError",
+    "LocalProtocolError",
+    "NotPicklableError",
+    "P2PScoopError",
+    "PayloadError",
+    "PayloadTooLargeError",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RemoteTraceback",
+    "ShutdownError",
+    "StartError",
+    "TaskError",
+    "TaskExitError",
+    "TaskInterruptError",
+    "WrongThreadError",
+]
+
+
+class P2PScoopError(Exception):
+    """Base of all the exceptions below.
+
+    An exception that a task raises is not wrapped: it reaches the caller as itself.
+    """
+
+
+class ConfigurationError(P2PScoopError, ValueError):
+    """A setting (environment variable, option or argument) has a value that cannot be used."""
+
+
+class StartError(P2PScoopError):
+    """The local nodes could not be started; the message says which step failed."""
+
+
+class ShutdownError(P2PScoopError, RuntimeError):
+    """The runtime is shut down, or belongs to the parent of this forked process."""
+
+
+class WrongThreadError(P2PScoopError, RuntimeError):
+    """`futures` was used from a thread other than the one that its node runs tasks in.
+
+    Not raised by `Executor`, which may be used from any thread.
+    """
+
+
+class PayloadError(P2PScoopError):
+    """Something that had to travel between nodes could not."""
+
+
+class NotPicklableError(PayloadError, pickle.PicklingError):
+    """An argument, a result or an exception of a task cannot be pickled.
+
+    The message names the task and the path to the part that refuses. Not raised for a task that never
+    leaves the node that submitted it: nothing of it is pickled.
+    """
+
+
+class PayloadTooLargeError(PayloadError):
+    """A pickled argument or result is larger than the largest payload that nodes accept."""
+
+
+class TaskError(P2PScoopError):
+    """A task ended in a way that its caller cannot be given as it was."""
+
+
+class RemoteError(TaskError):
+    """The task raised an exception that does not survive pickling.
+
+    Attributes:
+        type_name: qualified name of the original exception's class.
+        traceback_text: the original traceback, formatted on the node that ran the task.
+    """
+
+    def __init__(self, message: str, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message, type_name, traceback_text)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TaskExitError(TaskError):
+    """The task called `sys.exit` or raised `SystemExit`; the program that waits for it goes on.
+
+    Attributes:
+        code: what was given to `sys.exit`.
+    """
+
+    def __init__(self, message: str, code: object = None) -> None:
+        super().__init__(message, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TaskInterruptError(TaskError):
+    """The task raised `KeyboardInterrupt` on a node that nobody interrupted.
+
+    A real Ctrl-C in the main program is a plain `KeyboardInterrupt` there, never this.
+    """
+
+
+class InitializerError(P2PScoopError, BrokenExecutor):
+    """The initializer of an `Executor` raised on a node, so that no task can run."""
+
+
+class JoinRefusedError(P2PScoopError):
+    """A member of the cluster refused this node; the message gives its reason."""
+
+
+class ProtocolError(P2PScoopError):
+    """Base of the two sides of a broken protocol."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried something that the protocol does not allow in its present state: a bug here."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent bytes that are no valid message. The bytes are dropped, nothing was unpickled."""
+
+
+class RemoteTraceback(Exception):
+    """Cause of an exception that was raised on another node; its text is the traceback there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text

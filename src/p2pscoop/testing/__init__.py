@@ -1,0 +1,27 @@
+"""A whole cluster in one thread and virtual time: the same protocol code as in production, one seed.
+
+    python -m p2pscoop.testing --seed 7 --trace
+
+`Simulator` runs N core nodes over a `FakeNetwork` that delays, reorders, loses and duplicates messages, and
+kills nodes, all drawn from the seed. It checks the guarantees after every event, heals, and demands that the
+root task has the right value and that every table is empty.
+"""
+
+from p2pscoop.testing._graphs import GRAPHS, Fib, Flat, Graph, Random, Tree
+from p2pscoop.testing._network import FakeNetwork, Faults
+from p2pscoop.testing._simulator import InvariantError, Report, Simulator, run_seed
+
+__all__ = [
+    "GRAPHS",
+    "FakeNetwork",
+    "Faults",
+    "Fib",
+    "Flat",
+    "Graph",
+    "InvariantError",
+    "Random",
+    "Report",
+    "Simulator",
+    "Tree",
+    "run_seed",
+]
