@@ -1,3 +1,45 @@
-"""p2pscoop: brokerless peer-to-peer work stealing for Python."""
+"""p2pscoop: brokerless peer-to-peer work stealing for Python.
+
+    from p2pscoop import futures       tasks that spawn tasks, in the style of PEP 3148 and of SCOOP
+    from p2pscoop import Executor      a drop-in for concurrent.futures executors
+
+Importing the package starts nothing and costs little; what is used is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from p2pscoop import errors, futures
+    from p2pscoop._random import rng, seed
+    from p2pscoop._runtime import NodeStatistics
+    from p2pscoop._session import statistics
+    from p2pscoop.executor import Executor
 
 __version__ = "0.1.0"
+
+__all__ = ["Executor", "NodeStatistics", "__version__", "errors", "futures", "rng", "seed", "statistics"]
+
+_HOMES = {
+    "Executor": "p2pscoop.executor",
+    "NodeStatistics": "p2pscoop._runtime",
+    "rng": "p2pscoop._random",
+    "seed": "p2pscoop._random",
+    "statistics": "p2pscoop._session",
+}
+_MODULES = {"errors", "futures"}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _MODULES:
+        return importlib.import_module(f"p2pscoop.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'p2pscoop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -77,9 +77,7 @@ def decode(data: bytes, limits: Limits) -> Envelope:
         )
     try:
         # The length of the input bounds every length inside: msgpack checks them before it allocates.
-        header = msgpack.unpackb(
-            memoryview(data)[_PREFIX_SIZE:payload_start], use_list=True, strict_map_key=True
-        )
+        header = msgpack.unpackb(memoryview(data)[_PREFIX_SIZE:payload_start], use_list=True, strict_map_key=True)
         if type(header) is not list or len(header) != 5:
             raise MalformedError("header is not a row of 5")
         kind, sender, recipient, fields, lengths = header

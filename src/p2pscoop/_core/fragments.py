@@ -82,16 +82,12 @@ class Assembler:
             or index >= count
             or len(piece) != (piece_max if index < count - 1 else size - piece_max * (count - 1))
         ):
-            raise RemoteProtocolError(
-                f"fragment {index} of {count}, {len(piece)} bytes of {size}: impossible"
-            )
+            raise RemoteProtocolError(f"fragment {index} of {count}, {len(piece)} bytes of {size}: impossible")
         assembly = self._assemblies.get(stream)
         if assembly is None:
             assembly = self._assemblies[stream] = _Assembly(size, [None] * count, count)
         elif assembly.size != size:
-            raise RemoteProtocolError(
-                f"fragments of one message differ about its size: {size}, {assembly.size}"
-            )
+            raise RemoteProtocolError(f"fragments of one message differ about its size: {size}, {assembly.size}")
         if assembly.pieces[index] is None:
             assembly.pieces[index] = piece
             assembly.missing -= 1

@@ -73,9 +73,7 @@ class Membership:
         """All peers that are there, without this node."""
         if self._alive is None:
             self._alive = tuple(
-                node
-                for node, row in self._rows.items()
-                if row.state is MemberState.ALIVE and node != self._me
+                node for node, row in self._rows.items() if row.state is MemberState.ALIVE and node != self._me
             )
         return self._alive
 
@@ -120,11 +118,7 @@ class Membership:
         node = entry.info.id
         row = self._rows.get(node)
         if node == self._me:
-            if (
-                row is not None
-                and entry.state is not MemberState.ALIVE
-                and entry.incarnation >= row.incarnation
-            ):
+            if row is not None and entry.state is not MemberState.ALIVE and entry.incarnation >= row.incarnation:
                 # Somebody takes this node for gone: refute it with a higher incarnation.
                 self._rows[node] = row._replace(incarnation=entry.incarnation + 1)
             return None

@@ -1,0 +1,265 @@
+"""A node that runs tasks: a scheduler and a runtime, joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._future import Future, make_future, name_of
+from p2pscoop._payload import (
+    SpecEncoder,
+    decode_outcome,
+    decode_spec,
+    dumps,
+    encode_error,
+    encode_future,
+    task_path,
+)
+from p2pscoop._port import Guest
+from p2pscoop._runtime import Runtime
+from p2pscoop._scheduler import Scheduler
+from p2pscoop.errors import InitializerError, PayloadError, TaskError
+
+__all__ = ["Home", "describe_program"]
+
+logger = logging.getLogger("p2pscoop")
+
+
+def describe_program(initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()) -> bytes:
+    """What other nodes have to know before they run tasks of this process.
+
+    Args:
+        initializer: called on each node before its first task.
+        initargs: its arguments.
+    """
+    return dumps(
+        {
+            "path": [entry for entry in sys.path if entry],
+            "cwd": os.getcwd(),
+            "argv": list(sys.argv),
+            # Pickled apart: a node that cannot unpickle it can still say so.
+            "initializer": None if initializer is None else dumps((initializer, initargs)),
+        }
+    )
+
+
+class Home:
+    """Both a scheduler's `Hooks` and a runtime's `Port`.
+
+    Args:
+        interruptible: whether a `KeyboardInterrupt` here is a person's.
+        path: of the main program's task.
+        on_refused: called (in the home thread) with the reason if the cluster does not want this node.
+        on_alone: called (in the home thread) when no origin is left.
+        on_broken: called (in the home thread) when the program's initializer raised here.
+    """
+
+    def __init__(
+        self,
+        *,
+        interruptible: bool,
+        path: bytes,
+        on_refused: Callable[[str], None] | None = None,
+        on_alone: Callable[[], None] | None = None,
+        on_broken: Callable[[str], None] | None = None,
+    ) -> None:
+        self.runtime: Runtime
+        self.scheduler = Scheduler(self, path=path, interruptible=interruptible)
+        self.is_member = threading.Event()
+        self._on_refused = on_refused
+        self._on_alone = on_alone
+        self._on_broken = on_broken
+        self._queued: dict[TaskKey, Guest] = {}
+        self._warned: set[str] = set()
+
+    # ------------------------------------------------------------- hooks of the scheduler (home thread)
+
+    def seek(self) -> None:
+        """See `Hooks`."""
+        self.runtime.do(self.runtime.node.seek)
+
+    def found(self) -> None:
+        """See `Hooks`."""
+        self.runtime.found_work()
+
+    def feed(self) -> None:
+        """See `Hooks`."""
+        self.runtime.feed()
+
+    def begin(self, guest: Guest) -> Future[Any] | None:
+        """See `Hooks`."""
+        key = guest.key
+        self._queued.pop(key, None)
+        if not self.runtime.begin(key):
+            return None
+        try:
+            work, args, kwargs, path = decode_spec(guest.spec)
+        except BaseException as error:
+            # User code runs when a pickle is loaded, so anything may come out of it.
+            problem = TaskError(
+                f"the task cannot be unpickled on node {self.runtime.name}: {type(error).__name__}: {error}"
+            )
+            problem.__cause__ = error
+            outcome = encode_error(problem, self._where)
+            self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+            return None
+        future = make_future(self.scheduler, work, args, kwargs, None, 0)
+        future._path = path
+        future.claim()
+        future.add_waiter(partial(self._finish, key, name_of(work)))
+        return future
+
+    def _finish(self, key: TaskKey, name: str, future: Future[Any]) -> None:
+        limits = self.runtime.limits
+        outcome = encode_future(future, name, self._where, limits.message_max - limits.header_max)
+        self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+
+    @property
+    def _where(self) -> str:
+        return f"node {self.runtime.name} (pid {os.getpid()})"
+
+    def settled_at_home(self, serial: int) -> None:
+        """See `Hooks`."""
+        self.runtime.settled_at_home(serial)
+
+    def size(self) -> int:
+        """See `Hooks`."""
+        return self.runtime.size()
+
+    def quiescent(self) -> bool:
+        """See `Hooks`."""
+        return self.runtime.node.quiescent
+
+    # ------------------------------------------------------------------ port of the runtime (any thread)
+
+    @property
+    def hungry(self) -> bool:
+        """See `Port`."""
+        return self.scheduler.hungry
+
+    @hungry.setter
+    def hungry(self, value: bool) -> None:
+        self.scheduler.hungry = value
+
+    def take(self, count_max: int) -> tuple[Sequence[Future[Any]], Sequence[Guest]]:
+        """See `Port`."""
+        own, guests = self.scheduler.take(count_max)
+        for guest in guests:
+            self._queued.pop(guest.key, None)
+        return own, guests
+
+    def encode(self, task: Future[Any], encoder: SpecEncoder) -> Spec:
+        """See `Port`."""
+        return encoder.encode(task._work, task._args, task._kwargs, task_path(task))
+
+    def serial_of(self, task: Future[Any]) -> int | None:
+        """See `Port`."""
+        return getattr(task, "_serial", None)
+
+    def refuse(self, task: Future[Any], error: PayloadError) -> None:
+        """See `Port`. This node can run the task itself, so that is what it does."""
+        name = name_of(task._work)
+        if name not in self._warned:
+            self._warned.add(name)
+            logger.warning("tasks of %s run only on the node that submits them: %s", name, error)
+        self.scheduler.call_soon(lambda: self.scheduler.pin(task))
+
+    def settle(self, task: Future[Any], outcome: Outcome, holder: NodeId) -> None:
+        """See `Port`. Unpickled in the home thread: that may run user code."""
+        del holder
+
+        def settle() -> None:
+            self.scheduler.settle(task, *decode_outcome(outcome))
+
+        self.scheduler.call_soon(settle)
+
+    def come_home(self, task: Future[Any], serial: int | None) -> None:
+        """See `Port`."""
+        self.scheduler.call_soon(lambda: self.scheduler.come_home(task, serial))
+
+    def enqueue(self, guests: Sequence[Guest]) -> None:
+        """See `Port`."""
+        for guest in guests:
+            self._queued[guest.key] = guest
+        self.scheduler.inbox.extend(guests)
+        self.scheduler.ring()
+
+    def withdraw(self, keys: Sequence[TaskKey]) -> None:
+        """See `Port`."""
+        for key in keys:
+            guest = self._queued.pop(key, None)
+            if guest is not None:
+                guest.claim()
+
+    def counters(self) -> dict[str, int]:
+        """See `Port`."""
+        return {"executed": self.scheduler.executed}
+
+    def prepare(self, origin: NodeId, program: bytes) -> None:
+        """See `Port`."""
+        del origin
+        self.scheduler.call_soon(lambda: self._prepare(program))
+
+    def joined(self) -> None:
+        """See `Port`."""
+        self.is_member.set()
+        self.scheduler.call_soon(_nothing)
+
+    def refused(self, reason: str) -> None:
+        """See `Port`."""
+        self.scheduler.call_soon(lambda: self._on_refused and self._on_refused(reason))
+
+    def arrived(self, info: PeerInfo) -> None:
+        """See `Port`."""
+        logger.info("%s: %s is there (%s, pid %d)", self.runtime.name, info.name, info.host, info.pid)
+
+    def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
+        """See `Port`."""
+        del failed
+        logger.info("%s: %s %s", self.runtime.name, info.name, f"left: {reason}" if reason else "is gone")
+        if info.origin and not self.runtime.node.membership.origins():
+            self.scheduler.call_soon(lambda: self._on_alone and self._on_alone())
+
+    # ------------------------------------------------------------------------------- home thread again
+
+    def _prepare(self, program: bytes) -> None:
+        description = pickle.loads(program)
+        # In the order of the origin, so that a name means the same module; what is not here does no harm.
+        known = [entry for entry in description["path"] if os.path.exists(entry)]
+        sys.path[:] = known + [entry for entry in sys.path if entry not in known]
+        sys.argv = description["argv"]
+        if os.path.isdir(description["cwd"]):
+            os.chdir(description["cwd"])
+        if description["initializer"] is None:
+            return
+        try:
+            initializer, initargs = pickle.loads(description["initializer"])
+            initializer(*initargs)
+        except BaseException as error:
+            problem = InitializerError(f"initializer raised {type(error).__name__}: {error}")
+            logger.error("%s: %s", self.runtime.name, problem, exc_info=error)
+            if self._on_broken is not None:
+                self._on_broken(str(problem))
+
+    def give_back(self) -> None:
+        """Return all guests that have not been started to their owners, and accept no more."""
+        self.runtime.node.leave()
+        keys = []
+        while self.scheduler.inbox:
+            guest = self.scheduler.inbox.popleft()
+            if guest.claim():
+                self._queued.pop(guest.key, None)
+                keys.append(guest.key)
+        self.runtime.do(lambda now: self.runtime.node.give_back(now, keys))
+
+
+def _nothing() -> None:
+    """Wakes the home thread, that is all."""

@@ -1,0 +1,157 @@
+"""The process of a node that a supervisor starts: `python -m p2pscoop._node`, configured through its stdin.
+
+The first line of stdin is the configuration in JSON. After it, the pipe is the tether: a line `leave` asks the
+node to drain and go, and the end of file means that the supervisor is gone, and so goes the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import IO, NoReturn
+
+from p2pscoop import _local
+from p2pscoop._home import Home
+from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, NodeConfig
+from p2pscoop._runtime import Runtime
+from p2pscoop.errors import ConfigurationError, StartError
+
+__all__ = ["main"]
+
+logger = logging.getLogger("p2pscoop")
+
+SEED_PATIENCE_S = 5.0
+
+
+def main() -> NoReturn:
+    """Run one node until it leaves, then end the process."""
+    tether = _take_over_stdin()
+    config = NodeConfig.from_line(tether.readline())
+    logging.basicConfig(level=config.log_level, format="%(message)s")
+    # The supervisor has the terminal, and says what a Ctrl-C means to its nodes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _replace_main()
+    code = _Process(config).run(tether)
+    _exit(code)
+
+
+class _Process:
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._code: int | None = None
+        self._reason = "told to leave"
+        self.home = Home(
+            interruptible=False,
+            path=b"",
+            on_refused=self._on_refused,
+            on_alone=lambda: self._end(EXIT_LEFT, "the program has ended"),
+            on_broken=self._on_broken,
+        )
+
+    def run(self, tether: IO[bytes]) -> int:
+        config, home = self._config, self.home
+        try:
+            home.runtime = Runtime(
+                home,
+                name=config.name,
+                directory=config.directory,
+                seeds=config.seeds,
+                tcp=None if config.listen is None else (config.listen, 0),
+            )
+        except (ConfigurationError, StartError) as error:
+            print(f"p2pscoop: {error}", file=sys.stderr)
+            return EXIT_FAILED
+        scheduler = home.scheduler
+        _local.install(scheduler)
+        _on_sigterm(lambda: scheduler.call_soon(self._leave))
+        threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
+        if config.complain:
+            threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
+        home.runtime.start()
+        scheduler.run_until(lambda: self._code is not None)
+        if self._draining:
+            home.give_back()
+            scheduler.drain()
+        scheduler.stopped = True
+        home.runtime.stop(self._reason, failed=self._code == EXIT_FAILED)
+        return self._code if self._code is not None else EXIT_FAILED
+
+    _draining = False
+
+    def _leave(self) -> None:
+        self._draining = True
+        self._end(EXIT_LEFT, "told to leave")
+
+    def _end(self, code: int, reason: str) -> None:
+        if self._code is None:
+            self._code, self._reason = code, reason
+        self.home.scheduler.root.wake()
+
+    def _on_refused(self, reason: str) -> None:
+        print(f"p2pscoop: the cluster refused this node: {reason}", file=sys.stderr)
+        self._end(EXIT_REFUSED, reason)
+
+    def _on_broken(self, reason: str) -> None:
+        self._end(EXIT_FAILED, reason)
+
+    def _watch(self, tether: IO[bytes]) -> None:
+        """Body of the thread that holds the supervisor's end of the tether."""
+        for line in tether:
+            if line.strip() == b"leave":
+                self.home.scheduler.call_soon(self._leave)
+        # Nobody is left who could want anything of this process. User code may hold the main thread.
+        os._exit(EXIT_LEFT)
+
+    def _complain(self) -> None:
+        if not self.home.is_member.wait(SEED_PATIENCE_S):
+            seeds = ", ".join(seed.partition("//")[2] for seed in self._config.seeds)
+            print(
+                f"p2pscoop: {seeds} has not answered for {SEED_PATIENCE_S:.0f} s; still trying, Ctrl-C stops",
+                file=sys.stderr,
+            )
+
+
+def _take_over_stdin() -> IO[bytes]:
+    """Keep the tether to ourselves, and give user code an empty stdin."""
+    tether = os.fdopen(os.dup(0), "rb", buffering=0)
+    os.set_inheritable(tether.fileno(), False)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+    return tether
+
+
+def _replace_main() -> None:
+    """Tasks see an empty `__main__`, not this module."""
+    sys.modules["__main__"] = types.ModuleType("__main__")
+
+
+def _on_sigterm(action: Callable[[], None]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: action())
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process at once.
+
+    Frames of tasks that nobody waits for may still be suspended; taking the interpreter down in order would run
+    their `finally` blocks, after all that they could use is gone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # The supervisor does not listen any more.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""The pickle edge: tasks and outcomes to bytes and back. The only module that unpickles.
+
+Functions, classes and instances of `__main__` (and of a notebook) travel by value, what can be imported by
+name: cloudpickle (https://github.com/cloudpipe/cloudpickle) decides. Function and arguments of a task are
+pickled apart, because many tasks share one function.
+
+What does not pickle fails with the path to the part that refuses, and fails alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import pickle
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+import cloudpickle
+
+from p2pscoop._core.messages import Outcome, OutcomeKind, Spec
+from p2pscoop._future import CANCELLED, DONE, FAILED, Future, name_of
+from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError, RemoteTraceback
+
+__all__ = [
+    "PATH_SIZE",
+    "SpecEncoder",
+    "decode_outcome",
+    "decode_spec",
+    "dumps",
+    "encode_error",
+    "encode_value",
+    "explain",
+    "task_path",
+]
+
+_PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
+PATH_SIZE = 16
+_CODE_CACHE_MAX = 64
+_CODE_SIZE_MAX = 64 * 1024
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """cloudpickle, but for open files, which it would ship by content without a word."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
+            raise TypeError(f"cannot pickle open file {getattr(obj, 'name', obj)!r}: pass its name")
+        return super().reducer_override(obj)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle, with what `__main__` defines by value."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, 5)
+    with io.BytesIO() as file:
+        _Pickler(file, protocol=5).dump(value)
+        return file.getvalue()
+
+
+def task_path(future: Future[Any]) -> bytes:
+    """What names a task whatever node runs it: derived from its parent's path and its number there."""
+    chain: list[Future[Any]] = []
+    each: Future[Any] = future
+    while not hasattr(each, "_path"):
+        chain.append(each)
+        assert each._parent is not None, "the main program's task has a path"
+        each = each._parent
+    path = each._path
+    for each in reversed(chain):
+        path = each._path = hashlib.blake2b(path + each._index.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
+    return path
+
+
+# ------------------------------------------------------------------------------------------- specs
+
+
+class SpecEncoder:
+    """Pickles the tasks of one grant, each function once.
+
+    Args:
+        size_max: the largest payload that a peer accepts.
+    """
+
+    def __init__(self, size_max: int) -> None:
+        self._size_max = size_max
+        self._codes: dict[int, tuple[Any, bytes]] = {}
+
+    def encode(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], path: bytes) -> Spec:
+        """The task as bytes.
+
+        Raises:
+            NotPicklableError: naming the part that does not pickle.
+            PayloadTooLargeError: of the arguments.
+        """
+        known = self._codes.get(id(work))
+        if known is None:
+            code = self._dumps(work, f"function {name_of(work)}", f"function {name_of(work)}")
+            # The function is kept with it, so that its id stays taken as long as this cache lives. A change of
+            # what it refers to shows in the next grant: the cache lives no longer.
+            known = self._codes[id(work)] = (work, code)
+        if all(type(arg) in _PLAIN for arg in args) and not kwargs:
+            data = pickle.dumps((args, kwargs, path), 5)
+        else:
+            try:
+                data = dumps((args, kwargs, path))
+            except Exception as error:
+                raise self._blame(work, args, kwargs, error) from error
+        if len(data) + len(known[1]) > self._size_max:
+            raise PayloadTooLargeError(
+                f"the arguments of {name_of(work)} have {len(data)} bytes when pickled, "
+                f"the limit is {self._size_max}; pass a file name or smaller parts instead"
+            )
+        return Spec(known[1], data)
+
+    def _dumps(self, value: Any, what: str, label: str) -> bytes:
+        try:
+            return dumps(value)
+        except Exception as error:
+            raise NotPicklableError(f"{what} cannot be pickled: {explain(value, label, error)}") from error
+
+    def _blame(
+        self, work: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    ) -> NotPicklableError:
+        parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
+        parts += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
+        for label, part in parts:
+            problem = _problem(part)
+            if problem is not None:
+                return NotPicklableError(
+                    f"task {name_of(work)} cannot be pickled: {explain(part, label, problem)}"
+                )
+        return NotPicklableError(f"task {name_of(work)} cannot be pickled: {type(error).__name__}: {error}")
+
+
+_codes: OrderedDict[bytes, Any] = OrderedDict()
+
+
+def decode_spec(spec: Spec) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], bytes]:
+    """Function, arguments and path of a task. Raises whatever unpickling raises."""
+    work = _codes.get(spec.code)
+    if work is None:
+        work = pickle.loads(spec.code)
+        if len(spec.code) <= _CODE_SIZE_MAX:
+            _codes[spec.code] = work
+            if len(_codes) > _CODE_CACHE_MAX:
+                _codes.popitem(last=False)
+    else:
+        _codes.move_to_end(spec.code)
+    args, kwargs, path = pickle.loads(spec.args)
+    return work, args, kwargs, path
+
+
+# ---------------------------------------------------------------------------------------- outcomes
+
+
+def encode_future(future: Future[Any], name: str, where: str, size_max: int) -> Outcome:
+    """The outcome of a finished future, for its owner on another node."""
+    if future._state == DONE:
+        return encode_value(future._value, name, where, size_max)
+    if future._state == CANCELLED:
+        return Outcome(OutcomeKind.CANCELLED, b"")
+    return encode_error(future._value, where)
+
+
+def encode_value(value: Any, name: str, where: str, size_max: int) -> Outcome:
+    """A value as bytes, or the error that it has become because it does not pickle."""
+    try:
+        data = dumps(value)
+    except Exception as error:
+        return encode_error(
+            NotPicklableError(f"the result of {name} cannot be pickled: {explain(value, 'result', error)}"), where
+        )
+    if len(data) > size_max:
+        return encode_error(
+            PayloadTooLargeError(
+                f"the result of {name} has {len(data)} bytes when pickled, the limit is {size_max}; "
+                "write it to a file and return its name"
+            ),
+            where,
+        )
+    return Outcome(OutcomeKind.VALUE, data)
+
+
+def encode_error(error: BaseException, where: str) -> Outcome:
+    """An exception as bytes, with its traceback as text and beside it what is left if it does not unpickle."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        data: bytes | None = dumps(error)
+    except Exception:
+        data = None
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its text could not be made)"
+    return Outcome(OutcomeKind.ERROR, pickle.dumps((data, name, message, f"on {where}:\n{text}"), 5))
+
+
+def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
+    """State and value of the future that has this outcome. Never raises."""
+    if outcome.kind is OutcomeKind.CANCELLED:
+        return CANCELLED, None
+    try:
+        if outcome.kind is OutcomeKind.VALUE:
+            return DONE, pickle.loads(outcome.payload)
+        data, name, message, text = pickle.loads(outcome.payload)
+    except Exception as error:
+        problem = RemoteError(
+            f"the result does not unpickle here: {type(error).__name__}: {error}", type(error).__name__
+        )
+        problem.__cause__ = error
+        return FAILED, problem
+    raised: Any = None
+    if data is not None:
+        with contextlib.suppress(Exception):
+            raised = pickle.loads(data)
+    if not isinstance(raised, BaseException):
+        raised = RemoteError(f"{name}: {message} (the exception itself does not survive pickling)", name, text)
+    raised.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    return FAILED, raised
+
+
+# ------------------------------------------------------------------------------------ explanations
+
+_TRIES_MAX = 200
+_DEPTH_MAX = 6
+
+
+def _problem(value: Any) -> Exception | None:
+    try:
+        dumps(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def explain(value: Any, label: str, error: Exception) -> str:
+    """Where in a value the part is that does not pickle, and what pickle says about it.
+
+    Args:
+        value: what does not pickle.
+        label: what to call it.
+        error: what pickling it raised.
+    """
+    tries = 0
+    for _ in range(_DEPTH_MAX):
+        for name, part in _parts(value):
+            tries += 1
+            if tries > _TRIES_MAX:
+                break
+            problem = _problem(part)
+            if problem is not None:
+                label, value, error = label + name, part, problem
+                break
+        else:
+            break
+        if tries > _TRIES_MAX:
+            break
+    return f"{label} ({type(value).__module__}.{type(value).__qualname__}): {type(error).__name__}: {error}"
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a value that pickle would look at, by name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield f"[{key!r:.40}]", part
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield f"[{index}]", part
+    elif isinstance(value, (set, frozenset)):
+        for part in value:
+            yield "{...}", part
+    elif isinstance(value, MethodType):
+        yield ".__self__", value.__self__
+    elif isinstance(value, FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                yield f" closure variable {name!r}", cell.cell_contents
+            except ValueError:
+                continue  # The cell is empty.
+        for index, part in enumerate(value.__defaults__ or ()):
+            yield f" default {index}", part
+        for name in value.__code__.co_names:
+            if name in value.__globals__:
+                yield f" global {name!r}", value.__globals__[name]
+    elif hasattr(value, "func") and hasattr(value, "args"):  # functools.partial
+        yield ".func", value.func
+        yield ".args", value.args
+        yield ".keywords", getattr(value, "keywords", {})
+    else:
+        for name, part in getattr(value, "__dict__", {}).items():
+            yield f".{name}", part
+        for cls in type(value).__mro__:
+            slots = cls.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(value, name):
+                    yield f".{name}", getattr(value, name)

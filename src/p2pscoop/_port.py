@@ -1,0 +1,101 @@
+"""The seam between a runtime and whatever has the tasks: a scheduler that runs them, or a pool that submits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._payload import SpecEncoder
+from p2pscoop.errors import PayloadError
+
+__all__ = ["Guest", "Port"]
+
+
+class Guest:
+    """A task of another node that is queued here."""
+
+    __slots__ = ("_ticket", "claimed", "key", "spec")
+
+    def __init__(self, key: TaskKey, spec: Spec) -> None:
+        self.key = key
+        self.spec = spec
+        self.claimed = False
+        self._ticket = True
+
+    def claim(self) -> bool:
+        """Make the task the caller's to run or to pass on. Atomic; any thread."""
+        try:
+            del self._ticket
+        except AttributeError:
+            return False
+        self.claimed = True
+        return True
+
+
+class Port(Protocol):
+    """Whatever has the tasks: the scheduler of a node that runs them, or a pool that only submits.
+
+    Except for `joined`, `refused`, `arrived` and `departed`, which must not block, everything may be called
+    from any thread.
+    """
+
+    hungry: bool
+    """Set by the runtime: whether thieves wait, so that new tasks should be announced with `Runtime.feed`."""
+
+    def take(self, count_max: int) -> tuple[Sequence[Any], Sequence[Guest]]:
+        """Claim half of what is there for a thief: own tasks, and guests to be passed on."""
+        ...
+
+    def encode(self, task: Any, encoder: SpecEncoder) -> Spec:
+        """Pickle an own task. Raises `PayloadError`."""
+        ...
+
+    def serial_of(self, task: Any) -> int | None:
+        """The serial of an own task that has been lent before."""
+        ...
+
+    def refuse(self, task: Any, error: PayloadError) -> None:
+        """An own task that was taken does not pickle."""
+        ...
+
+    def settle(self, task: Any, outcome: Outcome, holder: NodeId) -> None:
+        """The outcome of a lent task."""
+        ...
+
+    def come_home(self, task: Any, serial: int | None) -> None:
+        """A taken or lent task is to be queued again."""
+        ...
+
+    def enqueue(self, guests: Sequence[Guest]) -> None:
+        """Guests to run."""
+        ...
+
+    def withdraw(self, keys: Sequence[TaskKey]) -> None:
+        """Guests that need not be run any more."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Counters to be reported with those of the core."""
+        ...
+
+    def prepare(self, origin: NodeId, program: bytes) -> None:
+        """What to do before tasks of this origin are run."""
+        ...
+
+    def joined(self) -> None:
+        """The node is a member."""
+        ...
+
+    def refused(self, reason: str) -> None:
+        """The cluster does not want the node."""
+        ...
+
+    def arrived(self, info: PeerInfo) -> None:
+        """A peer is there."""
+        ...
+
+    def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
+        """A peer is gone."""
+        ...

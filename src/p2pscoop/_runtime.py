@@ -1,0 +1,445 @@
+"""The loop: threads, clock and transport around one core node.
+
+Two threads of its own. The *I/O thread* receives, and answers thieves by itself while the node computes. The
+*keeper* keeps time: it ticks the core, sends what had to wait, and feeds thieves that registered when there was
+nothing. Whatever runs tasks (or only submits them) is behind a `Port`.
+
+The core is entered under one lock, in which effects are also carried out, so that two threads never act on
+the core's orders in the wrong order. Only pickling for a thief, and what runs user code, happens outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from p2pscoop import __version__, _machine
+from p2pscoop._core import effects as fx
+from p2pscoop._core.codec import Envelope, decode, encode
+from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
+from p2pscoop._core.limits import NODE_ID_SIZE, Limits
+from p2pscoop._core.messages import Message, PeerInfo, Spec
+from p2pscoop._core.node import Node
+from p2pscoop._payload import SpecEncoder
+from p2pscoop._port import Guest, Port
+from p2pscoop._transport import NngTransport, Transport
+from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
+
+__all__ = ["NodeStatistics", "Runtime"]
+
+logger = logging.getLogger("p2pscoop")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long user code may keep the interpreter from the I/O thread: at the default of 5 ms a steal from a busy
+node takes as long as that."""
+
+_FEED_PAUSE_MIN_S = 0.001
+_FEED_PAUSE_MAX_S = 0.016
+_CONNECT_TIMEOUT_S = 10.0
+_STATUS_TIMEOUT_S = 2.0
+_SEED_PEER = b"seed:"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """What one node has done since it started.
+
+    Attributes:
+        id: the node's id, in hexadecimal.
+        name: the node's name.
+        executed: tasks that it started.
+        stolen: tasks that it took from other nodes.
+        given: tasks that it gave to other nodes, its own and others'.
+        steals: how often it asked for work.
+        steals_failed: how often there was none.
+        requeued: own tasks that it took back because their holder was lost.
+    """
+
+    id: str
+    name: str
+    executed: int = 0
+    stolen: int = 0
+    given: int = 0
+    steals: int = 0
+    steals_failed: int = 0
+    requeued: int = 0
+
+
+class Runtime:
+    """One node of this process.
+
+    Args:
+        port: what runs or submits the tasks.
+        name: of the node, for people.
+        directory: private directory of this machine's nodes; also names the group whose sockets can be reached.
+        seeds: addresses to join at; none for the node that founds the cluster.
+        tcp: host and port to listen at, or None.
+        socket_name: of this node in the directory, if others have to know it beforehand.
+        origin: whether the program's tasks start here.
+        runs_tasks: whether the node runs tasks itself.
+        program: what peers prepare before they run this node's tasks.
+        limits: bounds and durations.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        name: str,
+        directory: str,
+        seeds: Sequence[str] = (),
+        tcp: tuple[str, int] | None = None,
+        socket_name: str | None = None,
+        origin: bool = False,
+        runs_tasks: bool = True,
+        program: bytes | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.port = port
+        self.limits = limits or Limits()
+        self.name = name
+        self._seeds = tuple(seeds)
+        self._events: deque[tuple[bytes, bool]] = deque()
+        self._alarm = allocate_lock()
+        self._alarm.acquire()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._serve_at: float | None = None
+        self._arm_at: float | None = None
+        self._feed_pause_s = _FEED_PAUSE_MIN_S
+        self._keeper_until = 0.0
+        self._dialled: dict[bytes, float] = {}
+        self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
+        self._answered = threading.Condition()
+        node_id = os.urandom(NODE_ID_SIZE)
+        self.transport: Transport = NngTransport(
+            directory, socket_name or f"{node_id.hex()}.ipc", tcp, self.limits, self._on_link
+        )
+        info = PeerInfo(
+            id=node_id,
+            name=name,
+            addresses=self.transport.addresses,
+            group=directory,
+            origin=origin,
+            runs_tasks=runs_tasks,
+            host=_machine.host_name(),
+            pid=os.getpid(),
+            version=__version__,
+        )
+        self.node = Node(
+            info,
+            random.Random(os.urandom(16)),
+            self.limits,
+            python=_machine.python_version(),
+            founder=not seeds,
+            program=program,
+        )
+        self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
+            fx.Send: lambda effect: self._send(effect.recipient, effect.message),
+            fx.SendToSeeds: lambda effect: self._send_to_seeds(effect.message),
+            fx.Disconnect: lambda effect: lambda: self._disconnect(effect.peer),
+            fx.Surrender: lambda effect: lambda: self._surrender(effect),
+            fx.Enqueue: lambda effect: port.enqueue([Guest(key, spec) for key, spec in effect.tasks]),
+            fx.Withdraw: lambda effect: port.withdraw(effect.keys),
+            fx.Settle: lambda effect: lambda: port.settle(effect.handle, effect.outcome, effect.holder),
+            fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial),
+            fx.Prepare: lambda effect: port.prepare(effect.origin, effect.program),
+            fx.Joined: lambda _: self._on_joined(),
+            fx.Refused: lambda effect: port.refused(effect.reason),
+            fx.Arrived: lambda effect: port.arrived(effect.info),
+            fx.Departed: lambda effect: lambda: port.departed(effect.info, effect.reason, effect.failed),
+            fx.Report: lambda effect: self._report(effect.peer, effect.query),
+            fx.StatusArrived: lambda effect: self._on_status(effect.peer, effect.query, effect.counters),
+        }
+        self._threads = [
+            threading.Thread(target=self._receive_loop, name=f"p2pscoop-io-{name}", daemon=True),
+            threading.Thread(target=self._keep_loop, name=f"p2pscoop-keeper-{name}", daemon=True),
+        ]
+
+    # -------------------------------------------------------------------------------- life and death
+
+    def start(self) -> None:
+        """Start the threads, and join."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+        for thread in self._threads:
+            thread.start()
+        self.do(self.node.start)
+
+    def stop(self, reason: str = "the program has ended", *, failed: bool = False) -> None:
+        """Say goodbye, stop the threads and close the sockets. Safe to call twice; not from the own threads."""
+        if self._stopping:
+            return
+        self.do(lambda _: self.node.goodbye(reason, failed=failed))
+        # NNG does not wait for what is queued when it closes: give the goodbye a moment to leave.
+        deadline = time.monotonic() + 0.5
+        while self.transport.pump() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self._stopping = True
+        self._ring()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        self.transport.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stopping
+
+    # ------------------------------------------------------------------------------------ the core
+
+    def do(self, step: Callable[[float], list[fx.Effect]]) -> None:
+        """Enter the core, and carry out what it orders. Any thread."""
+        deferred: list[Callable[[], None]] = []
+        with self._lock:
+            now = time.monotonic()
+            for effect in step(now):
+                later = self._handlers[type(effect)](effect)
+                if later is not None:
+                    deferred.append(later)
+            self._note_hunger(now)
+            if self.node.wake_at() < self._keeper_until:
+                self._ring()
+        for action in deferred:
+            action()
+
+    def begin(self, key: TaskKey) -> bool:
+        """A guest is started. False if it is not this node's to run any more."""
+        with self._lock:
+            return self.node.begin(key)
+
+    def found_work(self) -> None:
+        """The node runs something again."""
+        with self._lock:
+            self.node.found_work()
+
+    def settled_at_home(self, serial: int) -> None:
+        """A task that had been lent ended here."""
+        with self._lock:
+            self.node.settled_at_home(serial)
+
+    def size(self) -> int:
+        """How many nodes run tasks, as far as this one knows; itself included if it does."""
+        membership = self.node.membership
+        rows = [membership.row(peer) for peer in membership.alive_peers()]
+        return sum(row is not None and row.info.runs_tasks for row in rows) + self.node.info.runs_tasks
+
+    def feed(self) -> None:
+        """There is something to steal, and `Port.hungry` was set: serve the thieves that wait."""
+        self._serve_at = 0.0
+        self._ring()
+
+    def _note_hunger(self, now: float) -> None:
+        """Have new tasks announced while thieves wait, but not more often than makes sense.
+
+        A task that its spawner joins at once is gone before a thief can have it. Where that goes on, each
+        announcement costs the spawner more than the task; so the pause after one that led to nothing grows.
+        """
+        if not self.node.hungry:
+            self.port.hungry = False
+            self._arm_at = None
+        elif self._arm_at is None and self._serve_at is None and not self.port.hungry:
+            self._arm_at = now
+
+    # ------------------------------------------------------------------------------------- effects
+
+    def _send(self, recipient: PeerInfo, message: Message) -> None:
+        self._post(recipient.id, recipient.id, self._reachable(recipient), message)
+
+    def _send_to_seeds(self, message: Message) -> None:
+        for seed in self._seeds:
+            self._post(_SEED_PEER + seed.encode(), NOBODY, (seed,), message)
+
+    def _post(self, peer: bytes, recipient: NodeId, addresses: Sequence[str], message: Message) -> None:
+        try:
+            data = encode(Envelope(self.node.id, recipient, message), self.limits)
+        except LocalProtocolError:
+            logger.exception("%s to %s was not sent", type(message).__name__, recipient.hex())
+            return
+        self._dialled.setdefault(peer, time.monotonic())
+        self.transport.send(peer, addresses, data)
+
+    def _reachable(self, info: PeerInfo) -> list[str]:
+        """The addresses of a peer that this node can use: sockets of files only within its own group."""
+        ipc = info.group == self.node.info.group
+        return [address for address in info.addresses if ipc or not address.startswith("ipc:")]
+
+    def _disconnect(self, peer: bytes) -> None:
+        self._dialled.pop(peer, None)
+        self.transport.disconnect(peer)
+
+    def _surrender(self, effect: fx.Surrender) -> None:
+        own, guests = self.port.take(effect.count_max)
+        encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
+        offers: list[tuple[object, int | None, Spec]] = []
+        weight = 0
+        for task in own:
+            if weight > self.limits.frame_max:
+                # Enough for one message: the rest goes back to where it was.
+                self.port.come_home(task, self.port.serial_of(task))
+                continue
+            try:
+                spec = self.port.encode(task, encoder)
+            except PayloadError as error:
+                self.port.refuse(task, error)
+                continue
+            weight += len(spec.args)
+            offers.append((task, self.port.serial_of(task), spec))
+        keys = [guest.key for guest in guests]
+        self.do(lambda now: self.node.give(now, effect.thief, effect.steal, offers, keys))
+
+    def _on_joined(self) -> None:
+        for seed in self._seeds:
+            # From now on the seed is a peer among others, with a connection of its own.
+            self._events.append((_SEED_PEER + seed.encode(), False))
+        self._ring()
+        self.port.joined()
+
+    # ---------------------------------------------------------------------------------- statistics
+
+    def statistics(self) -> list[NodeStatistics]:
+        """What each node has done: this one first, then the others that answer in time, by name."""
+        with self._answered:
+            query = len(self._queries) + 1
+            answers = self._queries[query] = {}
+        asked: list[fx.Effect] = []
+
+        def ask(_: float) -> list[fx.Effect]:
+            asked.extend(self.node.ask_status(query))
+            return asked
+
+        self.do(ask)
+        with self._answered:
+            self._answered.wait_for(lambda: len(answers) >= len(asked), _STATUS_TIMEOUT_S)
+            rows = dict(answers)
+        names = {peer: row.info.name for peer in rows if (row := self.node.membership.row(peer)) is not None}
+        others = [_statistics(peer, names.get(peer, "?"), counters) for peer, counters in rows.items()]
+        mine = _statistics(self.node.id, self.name, self._counters())
+        return [mine, *sorted(others, key=lambda each: each.name)]
+
+    def _counters(self) -> dict[str, int]:
+        return {**asdict(self.node.counters), **self.port.counters()}
+
+    def _report(self, peer: NodeId, query: int) -> None:
+        data: bytes = msgpack.packb(self._counters())
+        for effect in self.node.report(peer, query, data):
+            self._handlers[type(effect)](effect)
+
+    def _on_status(self, peer: NodeId, query: int, data: bytes) -> None:
+        try:
+            counters = msgpack.unpackb(data)
+        except (ValueError, msgpack.exceptions.UnpackException):
+            return
+        with self._answered:
+            if query in self._queries and isinstance(counters, dict):
+                self._queries[query][peer] = counters
+                self._answered.notify_all()
+
+    # ------------------------------------------------------------------------------------- threads
+
+    def _receive_loop(self) -> None:
+        while not self._stopping:
+            try:
+                data = self.transport.receive()
+                if data is not None:
+                    envelope = decode(data, self.limits)
+                    self.do(lambda now, envelope=envelope: self.node.receive(now, envelope))  # type: ignore[misc]
+            except RemoteProtocolError as error:
+                logger.warning("%s: dropped a message: %s", self.name, error)
+            except Exception:
+                logger.exception("%s: the I/O thread goes on after an error", self.name)
+
+    def _keep_loop(self) -> None:
+        waiting = False
+        while not self._stopping:
+            try:
+                waiting = self._keep(waiting)
+            except Exception:
+                logger.exception("%s: the keeper goes on after an error", self.name)
+                time.sleep(0.1)
+
+    def _keep(self, waiting: bool) -> bool:
+        """Sleep until something is due, and do it. Whether frames are still waiting to be sent."""
+        with self._lock:
+            times = [self.node.wake_at(), *(at for at in (self._serve_at, self._arm_at) if at is not None)]
+            if waiting:
+                times.append(time.monotonic() + 0.002)
+            self._keeper_until = min(times)
+        pause = self._keeper_until - time.monotonic()
+        if pause > 0:
+            self._alarm.acquire(timeout=min(pause, 1.0))
+        with self._lock:
+            self._keeper_until = 0.0  # Awake: nobody need ring.
+        if self._stopping:
+            return False
+        self._handle_events()
+        now = time.monotonic()
+        if self._serve_at is not None:
+            self._serve(now)
+        elif self._arm_at is not None and now >= self._arm_at:
+            # In this order: a task that comes between the two is announced, one before them is fed.
+            self._arm_at = None
+            self.port.hungry = True
+            self.do(self.node.feed)
+        if now >= self.node.wake_at():
+            self.do(self.node.tick)
+        return self.transport.pump()
+
+    def _serve(self, now: float) -> None:
+        """Somebody announced tasks."""
+        self._serve_at = None
+        given = self.node.counters.given
+        self.do(self.node.feed)
+        fruitless = self.node.counters.given == given
+        pause = 2 * self._feed_pause_s if fruitless else _FEED_PAUSE_MIN_S
+        self._feed_pause_s = min(pause, _FEED_PAUSE_MAX_S)
+        with self._lock:
+            if self.node.hungry and not self.port.hungry:
+                self._arm_at = now + self._feed_pause_s
+
+    def _handle_events(self) -> None:
+        while self._events:
+            peer, connected = self._events.popleft()
+            if connected:
+                self._dialled.pop(peer, None)
+                continue
+            self._disconnect(peer)
+            if not peer.startswith(_SEED_PEER):
+                self.do(lambda now, peer=peer: self.node.peer_lost(now, peer))  # type: ignore[misc]
+        late = time.monotonic() - _CONNECT_TIMEOUT_S
+        for peer in [peer for peer, since in list(self._dialled.items()) if since < late]:
+            self._dialled.pop(peer, None)
+            if not peer.startswith(_SEED_PEER):
+                logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+                self._events.append((peer, False))
+
+    def _on_link(self, peer: bytes, connected: bool) -> None:
+        """In a thread of the transport's: only take note."""
+        self._events.append((peer, connected))
+        self._ring()
+
+    def _ring(self) -> None:
+        try:
+            self._alarm.release()
+        except RuntimeError:
+            pass  # It has been rung already.
+
+
+def _statistics(node: NodeId, name: str, counters: dict[str, int]) -> NodeStatistics:
+    known = {
+        key: value
+        for key, value in counters.items()
+        if key in NodeStatistics.__dataclass_fields__ and type(value) is int
+    }
+    return NodeStatistics(node.hex(), name, **known)

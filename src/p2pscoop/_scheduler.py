@@ -1,0 +1,558 @@
+"""The local path: futures, the deque of each strand, joins, strands that block, coroutine tasks.
+
+Everything here happens in one thread, the node's *home thread*, except for three things that other threads
+may do: take tasks out of the deques (`take`), and append to `arrivals` and `inbox`, ringing the bell.
+
+Words. A *strand* is a stack of frames that blocks as one: a greenlet, with the deque of the tasks that its
+frames have spawned. The main program is the first strand. When a strand really blocks, another one runs the
+loop: frames that can go on, then coroutines, then queued tasks, the newest first; when there is nothing, it
+asks the runtime for work and sleeps.
+
+Three rules keep joins honest:
+
+1. `.result()` of a task that nobody has started runs it right there, on the caller's stack. Nothing else is
+   ever run on top of a waiting frame: whatever lies above a frame on its stack is what it waits for.
+2. `.result()` of a task that is elsewhere blocks the strand, and the thread goes on with another one.
+3. Strands whose frames can go on come before anything new.
+
+So a frame whose dependency is done never waits for an unrelated task below it to end, and the stack of a
+strand is a chain of true dependencies. Depth is not bounded by any stack: after `DEPTH_MAX` nested joins the
+next task starts on a fresh strand.
+
+The fast half of all this, the join of a task that nobody has started, is `Future.result`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import heapq
+import logging
+import threading
+import time
+from _thread import allocate_lock, get_ident
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from p2pscoop._core.deque import half, take_newest, take_oldest
+from p2pscoop._future import DONE, FAILED, LENT, QUEUED, Future, make_future, name_of
+from p2pscoop.errors import ShutdownError, TaskExitError, TaskInterruptError, WrongThreadError
+
+if TYPE_CHECKING:
+    from p2pscoop._port import Guest
+    from p2pscoop._ranges import Range
+
+__all__ = ["Hooks", "Scheduler", "Strand"]
+
+logger = logging.getLogger("p2pscoop")
+
+SPARE_MAX = 8
+"""Loop strands that are kept for reuse when nothing runs on them."""
+
+
+class Strand:
+    """A stack of frames that blocks as one, and the deque of the tasks that they have spawned."""
+
+    __slots__ = (
+        "__weakref__",
+        "_scheduler",
+        "depth",
+        "deque",
+        "greenlet",
+        "ranges",
+        "task",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, scheduler: Scheduler, body: Any) -> None:
+        self._scheduler = scheduler
+        self.greenlet = body
+        self.deque: deque[Future[Any]] = deque()
+        self.ranges: list[Range] = []
+        self.depth = 0
+        self.task: Future[Any] = scheduler.root_task
+        self.waiting = False
+        self.timer = 0
+
+    def wake(self, _: object = None) -> None:
+        """Its frames can go on. More than once, or too early, does no harm: waits look again."""
+        if self.waiting:
+            self.waiting = False
+            self._scheduler.resumable.append(self)
+
+    @property
+    def stocked(self) -> bool:
+        """Whether there is something to run in its deque."""
+        return bool(self.deque) or any(each.items for each in self.ranges)
+
+
+class Hooks(Protocol):
+    """What a scheduler needs of the runtime around it."""
+
+    def seek(self) -> None:
+        """Nothing to run: find work, and ring the bell when it is there."""
+
+    def found(self) -> None:
+        """There is something to run again."""
+
+    def feed(self) -> None:
+        """There is something to steal, and thieves are waiting."""
+
+    def begin(self, guest: Guest) -> Future[Any] | None:
+        """Turn a guest into a future to run; None if it is not this node's to run any more."""
+
+    def settled_at_home(self, serial: int) -> None:
+        """A task that had been lent and came home has ended here."""
+
+    def size(self) -> int:
+        """How many nodes run tasks, this one included."""
+
+    def quiescent(self) -> bool:
+        """Whether no task of this node is elsewhere, and none of another node is here."""
+
+
+class Scheduler:
+    """Runs tasks in the thread that creates it.
+
+    Args:
+        hooks: the runtime.
+        path: of the main program's task: what per-task random generators derive from.
+        interruptible: whether a `KeyboardInterrupt` is a person's (in the main program) or can only be a
+            task's own (on a node that nobody sits at).
+    """
+
+    def __init__(self, hooks: Hooks, *, path: bytes = b"", interruptible: bool = True) -> None:
+        self.hooks = hooks
+        self.interruptible = interruptible
+        self.stopped = False
+        self.thread = get_ident()
+        self.thread_name = threading.current_thread().name
+        # What the running strand uses all the time is kept here; `_enter` swaps it.
+        self.root_task: Future[Any] = make_future(self, None, (), {}, None, 0)
+        self.root_task._path = path
+        self.root_task.claim()
+        root = Strand(self, getcurrent())
+        self.strand = root
+        self.deque = root.deque
+        self.depth = 0
+        self.task = self.root_task
+        self.root = root
+
+        self.executed = 0
+        """Tasks started here, since the start."""
+        self.hungry = False
+        """Whether thieves wait for this node to get work. Set by other threads."""
+        self.handoff: list[Future[Any]] = []
+        """Claimed tasks that start on a fresh strand, for want of stack."""
+        self.resumable: deque[Strand] = deque()
+        self.coroutines: list[Future[Any]] = []
+        """Suspended coroutine tasks that can go on."""
+        self.stocked: dict[Strand, None] = {}
+        """Blocked strands with tasks in their deques, in the order in which they blocked."""
+        self.pinned: deque[Future[Any]] = deque()
+        """Tasks that cannot leave this node, because they do not pickle."""
+        self.inbox: deque[Guest] = deque()
+        self.arrivals: deque[Callable[[], None]] = deque()
+        """What other threads want done in this one."""
+        self._spare: list[Strand] = []
+        self._blocked: set[Strand] = set()
+        self._timers: list[tuple[float, int, Strand]] = []
+        self._timer_number = 0
+        self._bell = allocate_lock()
+        self._bell.acquire()
+        self._sleeping = False
+        self._draining = False
+        self._context = contextvars.copy_context()
+        self._hub = greenlet(self._start_loops, parent=root.greenlet)
+        self._hub.switch()
+
+    # ------------------------------------------------------------------------------ from any thread
+
+    def take(self, count_max: int) -> tuple[list[Future[Any]], list[Guest]]:
+        """Claim tasks for a thief: half of what is there, the oldest first."""
+        strands = self._all_strands()
+        ranges = [each for strand in strands for each in tuple(strand.ranges)]
+        available = len(self.inbox) + sum(len(strand.deque) for strand in strands)
+        available += sum(len(each.items) for each in ranges)
+        count = half(available, count_max)
+        guests: list[Guest] = []
+        while len(guests) < count:
+            # From the far end: this node starts its guests in the order in which they came.
+            guest = take_newest(self.inbox)
+            if guest is None:
+                break
+            guests.append(guest)
+        own: list[Future[Any]] = []
+        missing = count - len(guests)
+        for strand in strands:
+            for each in tuple(strand.ranges):
+                own += each.split(missing - len(own))
+            own += take_oldest([strand.deque], missing - len(own))
+        for future in own:
+            # Before the task can go anywhere: its outcome must not be overwritten by this.
+            future._state = LENT
+        return own, guests
+
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Have something done in the home thread, at its next scheduling point."""
+        self.arrivals.append(action)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the home thread if it sleeps for want of work."""
+        if self._sleeping:
+            with contextlib.suppress(RuntimeError):  # It has been rung already.
+                self._bell.release()
+
+    def wrong_thread(self) -> WrongThreadError:
+        """The complaint about a call from another thread."""
+        return WrongThreadError(
+            f"futures was used from thread {threading.current_thread().name!r}, but its tasks run in thread "
+            f"{self.thread_name!r}; use p2pscoop.Executor, which any thread may use"
+        )
+
+    def _all_strands(self) -> list[Strand]:
+        while True:
+            try:
+                return [*self.stocked, self.strand]
+            except RuntimeError:
+                pass  # The home thread changed it while it was copied.
+
+    # -------------------------------------------------------------------------------------- spawning
+
+    def check_thread(self) -> None:
+        """Raise if this is not the home thread, or the scheduler is stopped."""
+        if get_ident() != self.thread:
+            raise self.wrong_thread()
+        if self.stopped:
+            raise ShutdownError("p2pscoop is shut down: no more tasks run")
+
+    def adopt(self, coroutine: Any) -> Future[Any]:
+        """Make a coroutine object a task of this node."""
+        self.check_thread()
+        task = self.task
+        future: Future[Any] = make_future(self, None, (), {}, task, task._spawned)
+        task._spawned += 1
+        future.claim()
+        self._prepare_coroutine(future, coroutine)
+        self.coroutines.append(future)
+        return future
+
+    def feed(self) -> None:
+        """Tell the runtime that there is something for the thieves that wait."""
+        self.hungry = False
+        self.hooks.feed()
+
+    # --------------------------------------------------------------------------------------- endings
+
+    def end(self, future: Future[Any], state: int, value: Any) -> None:
+        """A future has its outcome; the first one counts."""
+        if future._state >= DONE:
+            return
+        future._value = value
+        future._state = state
+        future._work = future._args = None
+        if future._waiters:
+            self.notify(future)
+
+    def notify(self, future: Future[Any]) -> None:
+        """Tell those who wait for it."""
+        waiters, future._waiters = future._waiters, None
+        for waiter in waiters or ():
+            waiter(future)
+
+    def fail(self, future: Future[Any], error: BaseException) -> None:
+        """A task raised. What interrupts the whole program goes on through the frames below."""
+        if isinstance(error, SystemExit):
+            # Must end neither the node nor the program that waits for the task.
+            exit_error = TaskExitError(f"{name_of(future._work)} called sys.exit({error.code!r})", error.code)
+            exit_error.__cause__ = error
+            self.end(future, FAILED, exit_error)
+        elif isinstance(error, KeyboardInterrupt) and not self.interruptible:
+            interrupt = TaskInterruptError(f"{name_of(future._work)} raised KeyboardInterrupt")
+            interrupt.__cause__ = error
+            self.end(future, FAILED, interrupt)
+        else:
+            self.end(future, FAILED, error)
+            if isinstance(error, (KeyboardInterrupt, GreenletExit)):
+                raise error
+
+    def settle(self, future: Future[Any], state: int, value: Any) -> None:
+        """The outcome of a lent task is here (home thread). It may have come home meanwhile."""
+        future.claim()
+        self.end(future, state, value)
+
+    def pin(self, future: Future[Any]) -> None:
+        """A task that was taken does not pickle: it stays here (home thread)."""
+        future._state = QUEUED
+        future._ticket = True
+        self.pinned.append(future)
+
+    def come_home(self, future: Future[Any], serial: int | None) -> None:
+        """A task that was given away is this node's again (home thread)."""
+        if future._state >= DONE:
+            return
+        if serial is not None and not hasattr(future, "_serial"):
+            future._serial = serial
+            future.add_waiter(self._settled_at_home)
+        future._state = QUEUED
+        future._ticket = True
+        # Below everything that is there: it is older than all of it.
+        self.root.deque.appendleft(future)
+        if self.root is not self.strand:
+            self.stocked[self.root] = None
+        if self.hungry:
+            self.feed()
+
+    def _settled_at_home(self, future: Future[Any]) -> None:
+        self.hooks.settled_at_home(future._serial)
+
+    # ------------------------------------------------------------------------------------- coroutines
+
+    def begin_coroutine(self, future: Future[Any], coroutine: Any) -> None:
+        """A started task turned out to be a coroutine: run it to its first suspension."""
+        self._prepare_coroutine(future, coroutine)
+        self.step(future)
+
+    def step(self, future: Future[Any]) -> None:
+        """Run a coroutine task until it waits or ends."""
+        task, depth = self.task, self.depth
+        self.task = future
+        self.depth = depth + 1
+        coroutine = future._work
+        run = future._context.run
+        error: BaseException | None = None
+        try:
+            while True:
+                if error is None:
+                    awaited = run(coroutine.send, None)
+                else:
+                    awaited, error = run(coroutine.throw, error), None
+                if type(awaited) is Future:
+                    if awaited._state < DONE:
+                        awaited.add_waiter(future._go_on)
+                        return
+                elif awaited is None:
+                    self.coroutines.insert(0, future)  # A bare yield: let others go first.
+                    return
+                else:
+                    error = TypeError(
+                        f"{name_of(coroutine)} awaits {awaited!r}, which is no p2pscoop future; "
+                        "asyncio's awaitables need asyncio's event loop"
+                    )
+        except StopIteration as stop:
+            self.end(future, DONE, stop.value)
+        except BaseException as raised:
+            self.fail(future, raised)
+        finally:
+            self.task = task
+            self.depth = depth
+
+    def _prepare_coroutine(self, future: Future[Any], coroutine: Any) -> None:
+        future._work = coroutine
+        future._args = None
+        future._context = self._context.copy()
+
+    # ------------------------------------------------------------------------------- blocking strands
+
+    def park(self, deadline: float | None = None) -> bool:
+        """Block the running strand until it is woken, and run others meanwhile.
+
+        Args:
+            deadline: on the monotonic clock, or None.
+
+        Returns:
+            False if the deadline has passed. True promises nothing: look again.
+        """
+        if self.arrivals:
+            self.poll()
+            return True
+        strand = self.strand
+        strand.waiting = True
+        strand.depth, strand.task = self.depth, self.task
+        if deadline is not None:
+            self._timer_number += 1
+            strand.timer = self._timer_number
+            heapq.heappush(self._timers, (deadline, strand.timer, strand))
+        self._blocked.add(strand)
+        self._switch(strand, self._spare.pop().greenlet if self._spare else self._hub)
+        return deadline is None or time.monotonic() < deadline
+
+    def poll(self) -> None:
+        """Do what other threads want done in this one."""
+        arrivals = self.arrivals
+        while arrivals:
+            arrivals.popleft()()
+
+    def run_until(self, finished: Callable[[], bool]) -> None:
+        """Block the main strand, and run tasks, until `finished()`; asked after every wake-up of the strand.
+
+        Whoever changes the answer calls `root.wake` in the home thread.
+        """
+        while not finished():
+            self.park()
+
+    def drain(self) -> None:
+        """Run tasks until none is left, here or lent."""
+        self._draining = True
+        try:
+            self.run_until(self._idle_for_good)
+        finally:
+            self._draining = False
+
+    def _idle_for_good(self) -> bool:
+        strands = self._all_strands()
+        return not (
+            self.arrivals
+            or self.inbox
+            or self.pinned
+            or self.coroutines
+            or self.handoff
+            or self._blocked - {self.root}
+            or any(strand.stocked for strand in strands)
+            or not self.hooks.quiescent()
+        )
+
+    def _switch(self, strand: Strand, target: greenlet) -> None:
+        """Leave a strand for another greenlet; returns when somebody switches back."""
+        if strand.deque or strand.ranges:
+            self.stocked[strand] = None
+        try:
+            target.switch()
+        finally:
+            self._enter(strand)
+
+    def _enter(self, strand: Strand) -> None:
+        self.strand = strand
+        self.deque = strand.deque
+        self.depth = strand.depth
+        self.task = strand.task
+        strand.waiting = False
+        strand.timer = 0
+        self.stocked.pop(strand, None)
+        self._blocked.discard(strand)
+
+    # -------------------------------------------------------------------------------------- the loop
+
+    def _start_loops(self) -> None:
+        """Body of the hub: starts loop strands from near the bottom of the stack.
+
+        A greenlet inherits the recursion depth of the one that first switches to it. A strand that was
+        started by a deep one would have no stack left; so all are started from here.
+        """
+        self.root.greenlet.switch()
+        while True:
+            strand = Strand(self, None)
+            strand.greenlet = greenlet(partial(self._loop, strand), parent=self.root.greenlet)
+            strand.greenlet.gr_context = self._context.copy()
+            strand.greenlet.switch()
+
+    def _loop(self, strand: Strand) -> None:
+        """Body of a loop strand: run what can run, for ever, or until there are loop strands enough."""
+        self._enter(strand)
+        try:
+            while True:
+                if self.arrivals:
+                    self.poll()
+                if self._timers:
+                    self._expire()
+                if self.resumable:
+                    target = self.resumable.popleft()
+                    if len(self._spare) < SPARE_MAX or strand.stocked:
+                        self._spare.append(strand)
+                        self._switch(strand, target.greenlet)
+                        continue
+                    # A greenlet that ends goes on in its parent.
+                    getcurrent().parent = target.greenlet
+                    return
+                if self.handoff:
+                    self._run(self.handoff.pop())
+                elif self.coroutines:
+                    self.step(self.coroutines.pop())
+                else:
+                    future = self._next()
+                    if future is not None:
+                        self._run(future)
+                    else:
+                        self._rest()
+        except BaseException:
+            # An interrupt, which goes on in the main program (the parent). The tasks stay.
+            self.root.deque.extend(strand.deque)
+            self.root.ranges.extend(strand.ranges)
+            raise
+
+    def _run(self, future: Future[Any]) -> None:
+        """Run a claimed task at the bottom of a loop strand."""
+        self.depth = 1
+        self.task = future
+        self.executed += 1
+        try:
+            value = future._work(*future._args, **future._kwargs)
+        except BaseException as error:
+            self.fail(future, error)
+        else:
+            if type(value) is CoroutineType:
+                self.begin_coroutine(future, value)
+            else:
+                self.end(future, DONE, value)
+        self.depth = 0
+        self.task = self.root_task
+
+    def _next(self) -> Future[Any] | None:
+        """Claim a task to run: the newest of this strand, else of one that blocked, else a guest."""
+        future = take_newest(self.deque)
+        if future is not None:
+            return future
+        for strand in (self.strand, *reversed(self.stocked)):
+            future = take_newest(strand.deque)
+            if future is not None:
+                return future
+            for each in reversed(strand.ranges):
+                future = each.take()
+                if future is not None:
+                    return future
+            if not strand.ranges:
+                self.stocked.pop(strand, None)
+        if self.pinned:
+            return take_newest(self.pinned)
+        while self.inbox:
+            guest = self.inbox.popleft()
+            if guest.claim():
+                future = self.hooks.begin(guest)
+                if future is not None:
+                    return future
+        return None
+
+    def _rest(self) -> None:
+        """Nothing to run: look for work, and sleep until there is some."""
+        if self._draining and self._idle_for_good():
+            self.root.wake()
+            return
+        self.hooks.seek()
+        timeout = -1.0
+        if self._timers:
+            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        self._sleeping = True
+        try:
+            if not (self.arrivals or self.inbox):
+                self._bell.acquire(timeout=timeout)
+        finally:
+            self._sleeping = False
+        if self.arrivals:
+            self.poll()
+        if self.resumable or self.coroutines or self.inbox or self.pinned or self.stocked:
+            self.hooks.found()
+
+    def _expire(self) -> None:
+        """Wake the strands whose deadlines have passed."""
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, number, strand = heapq.heappop(self._timers)
+            if strand.timer == number:
+                strand.wake()

@@ -1,0 +1,64 @@
+"""The origin of `p2pscoop run`: the process in which the script runs, `python -m p2pscoop._script`.
+
+It has the terminal, or whatever stdin, stdout and stderr are, to itself, like a script that Python runs. The
+launcher tells it through one environment variable where to listen, and which descriptor is its tether.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import types
+
+from p2pscoop import _session
+from p2pscoop._process_config import ORIGIN_VARIABLE, OriginConfig
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the script of the command line as `__main__`."""
+    config = OriginConfig.from_json(os.environ.pop(ORIGIN_VARIABLE))
+    os.set_inheritable(config.tether, False)
+    threading.Thread(target=_watch, args=(config.tether,), name="p2pscoop-tether", daemon=True).start()
+    script = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    session = _session.open_session(config.directory, tcp=config.listen, own=False)
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=script, __builtins__=__builtins__, __cached__=None)
+    sys.modules["__main__"] = module
+    try:
+        with open(script, "rb") as file:
+            code = compile(file.read(), script, "exec")
+        exec(code, module.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        session.failed = True
+        # As the interpreter would have done, without the frames that are not the script's.
+        frames = error.__traceback__
+        sys.excepthook(type(error), error, frames.tb_next if frames is not None else None)
+        if isinstance(error, KeyboardInterrupt):
+            _die_of_interrupt(session)
+        sys.exit(1)
+
+
+def _die_of_interrupt(session: _session.Session) -> None:
+    """End as a script does that Ctrl-C ends: by the signal, so that shells see it."""
+    session.close(wait=False)
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _watch(tether: int) -> None:
+    os.read(tether, 1)
+    # The launcher is gone, and with it whoever would see to the nodes.
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The origin's side of this process: starts and stops what `futures` runs on.
+
+In a plain script or a notebook the first use starts a session with nodes on this machine. Under
+`p2pscoop run` the launcher starts it, before the script. On a node there is none: its scheduler is installed
+already.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+from _thread import get_ident
+from dataclasses import dataclass
+
+from p2pscoop import _local, _machine
+from p2pscoop._home import Home, describe_program
+from p2pscoop._payload import PATH_SIZE
+from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
+from p2pscoop._runtime import NodeStatistics, Runtime
+from p2pscoop._scheduler import Scheduler
+from p2pscoop._supervisor import spawn_supervisor
+
+__all__ = [
+    "Session",
+    "open_session",
+    "start",
+    "statistics",
+    "stop",
+    "stop_supervisor",
+]
+
+_SUPERVISOR_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Session:
+    """One origin, and the supervisor of its nodes if it has one of its own.
+
+    Attributes:
+        home: the node.
+        directory: private directory of this machine's nodes.
+        supervisor: None under `p2pscoop run`, whose supervisor is the launcher, and for a single node.
+        own: whether this process started it, and so may stop it.
+        failed: whether the program ended by an exception, so that nobody waits for what is left.
+    """
+
+    home: Home
+    directory: str
+    supervisor: subprocess.Popen[bytes] | None = None
+    own: bool = True
+    failed: bool = False
+
+    def close(self, *, wait: bool) -> None:
+        """Run what is left, if asked to, then stop the nodes and close everything."""
+        scheduler = self.home.scheduler
+        try:
+            if wait and get_ident() == scheduler.thread:
+                scheduler.drain()
+        finally:
+            scheduler.stopped = True
+            self.home.runtime.stop()
+            if self.supervisor is not None:
+                stop_supervisor(self.supervisor)
+            if self.own:
+                _machine.remove_directory(self.directory)
+
+
+_session: Session | None = None
+
+
+def start() -> Scheduler:
+    """Start a session with nodes of its own, and install its scheduler."""
+    nodes = _machine.node_count()
+    directory = _machine.make_directory()
+    try:
+        session = open_session(directory)
+        if nodes > 1:
+            environment = _machine.limited_environment(nodes)
+            session.supervisor = spawn_supervisor(local_nodes(directory, nodes - 1), environment)
+    except BaseException:
+        _machine.remove_directory(directory)
+        raise
+    return session.home.scheduler
+
+
+def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: bool = True) -> Session:
+    """Make this process an origin.
+
+    Args:
+        directory: private directory of this machine's nodes.
+        tcp: host and port to listen at, or None.
+        own: see `Session`.
+    """
+    global _session
+    home = Home(interruptible=True, path=os.urandom(PATH_SIZE))
+    home.runtime = Runtime(
+        home,
+        name=ORIGIN_NAME,
+        directory=directory,
+        tcp=tcp,
+        socket_name=ORIGIN_SOCKET,
+        origin=True,
+        program=describe_program(),
+    )
+    home.runtime.start()
+    _session = Session(home, directory, own=own)
+    _local.install(home.scheduler)
+    return _session
+
+
+def stop(*, wait: bool) -> None:
+    """Stop the session, if it is this program's own to stop; else only run what is left, if asked to."""
+    if _session is None:
+        return
+    if _session.own:
+        _close(wait=wait)
+    elif wait:
+        _session.home.scheduler.drain()
+
+
+def _close(*, wait: bool) -> None:
+    global _session
+    session, _session = _session, None
+    if session is None:
+        return
+    try:
+        session.close(wait=wait)
+    finally:
+        if _local.installed() is session.home.scheduler:
+            _local.uninstall()
+
+
+def _at_exit() -> None:
+    if _session is not None:
+        # An exception that ended the program has been noted by the interpreter, or by the launcher.
+        _close(wait=not (_session.failed or hasattr(sys, "last_type")))
+
+
+def _after_fork() -> None:
+    global _session
+    _session = None
+
+
+# Registered after the transport's own, and so called before it.
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def stop_supervisor(process: subprocess.Popen[bytes]) -> None:
+    """Cut the tether of a supervisor of one's own, and wait until it and its nodes are gone."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(_SUPERVISOR_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def statistics() -> list[NodeStatistics]:
+    """What each node has done since it started; this one first. See `p2pscoop.statistics`."""
+    scheduler = _local.current()
+    home = scheduler.hooks
+    assert isinstance(home, Home)
+    return home.runtime.statistics()

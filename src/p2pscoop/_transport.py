@@ -1,0 +1,320 @@
+"""Frames between nodes: the transport seam, and its implementation over nanomsg (pynng).
+
+The seam is small on purpose. A transport has addresses of its own; it sends bytes to a peer, best effort, in
+order as long as the connection lasts; it hands out what arrives; it says when the connection to a peer came
+up and when it was lost. Nothing else is promised, and all that matters is acknowledged above (CUSTODY.md).
+
+Each node has one `Pull0` inbox, and one `Push0` socket for each peer that it has something to say to. A
+`Push0` that had several peers would spread the messages over them; `Pair1` and `Bus0` drop silently.
+
+What NNG does that one would not expect, and what is done about it here:
+
+- A callback of a pipe runs in a thread of NNG's, and calls back into the socket deadlock: ours only append to
+  a deque.
+- "Removed" may be told before "added": a pipe whose end was heard of first is remembered as ended.
+- A blocking `dial` of a silent peer may never return: `dial` never blocks here.
+- `close` does not wait for what is queued: whoever has a last word waits for its acknowledgement.
+- Sockets must be closed before the interpreter ends, and must not be touched in a forked child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import pynng
+
+from p2pscoop._core.fragments import Assembler, cut
+from p2pscoop._core.limits import Limits
+from p2pscoop.errors import ConfigurationError, StartError
+
+__all__ = ["LinkEvent", "NngTransport", "Transport"]
+
+_RECEIVE_TIMEOUT_MS = 100
+_RECEIVE_QUEUE = 64
+_SEND_QUEUE = 64
+_RECONNECT_MIN_MS = 10
+_RECONNECT_MAX_MS = 1000
+_IPC_PATH_MAX = 100
+"""Bytes of a socket's path. The kernel takes 107 on Linux, 103 on macOS."""
+
+
+class LinkEvent(Protocol):
+    """What a transport calls when a connection came up (True) or was lost (False). Must not call back."""
+
+    def __call__(self, peer: bytes, connected: bool) -> None: ...
+
+
+class Transport(Protocol):
+    """The seam. All methods may be called from any thread; `receive` from one at a time."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the inbox listens, best first."""
+        ...
+
+    def send(self, peer: bytes, addresses: Sequence[str], data: bytes) -> None:
+        """Send a message, connecting first if need be. Best effort.
+
+        Args:
+            peer: names the connection.
+            addresses: of the peer's inbox; used if there is no connection yet.
+            data: the message.
+        """
+        ...
+
+    def receive(self) -> bytes | None:
+        """The next message, or None after a short while without one.
+
+        Raises:
+            RemoteProtocolError: a fragment was malformed; it is dropped.
+        """
+        ...
+
+    def pump(self) -> bool:
+        """Send more of what had to wait. Whether something still waits."""
+        ...
+
+    def disconnect(self, peer: bytes) -> None:
+        """Nothing more will be sent to this peer."""
+        ...
+
+    def close(self) -> None:
+        """Close all sockets. What is queued is lost."""
+        ...
+
+
+class _Link:
+    """The sending half of a connection to one peer."""
+
+    def __init__(self, peer: bytes, address: str, on_event: LinkEvent, limits: Limits) -> None:
+        self.peer = peer
+        self.address = address
+        self._limits = limits
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._pipes: set[int] = set()
+        self._ended_pipes: set[int] = set()
+        self._closed = False
+        self.socket = pynng.Push0(
+            send_buffer_size=_SEND_QUEUE,
+            reconnect_time_min=_RECONNECT_MIN_MS,
+            reconnect_time_max=_RECONNECT_MAX_MS,
+        )
+        self.socket.add_post_pipe_connect_cb(self._on_added)
+        self.socket.add_post_pipe_remove_cb(self._on_removed)
+        self.socket.dial(address, block=False)
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        with self._lock:
+            size = sum(map(len, frames))
+            if self._closed or self._queued + size > self._limits.assembly_max:
+                return  # The peer does not take anything; what matters is sent again.
+            self._queue.extend(frames)
+            self._queued += size
+            self._push()
+
+    def pump(self) -> bool:
+        with self._lock:
+            self._push()
+            return bool(self._queue)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._queue.clear()
+            self._queued = 0
+        # Outside the lock: closing waits for callbacks, and they may wait for a sender.
+        self.socket.close()
+
+    def _push(self) -> None:
+        while self._queue and not self._closed:
+            try:
+                self.socket.send(self._queue[0], block=False)
+            except pynng.TryAgain:
+                return
+            self._queued -= len(self._queue.popleft())
+
+    # In NNG's threads:
+
+    def _on_added(self, pipe: Any) -> None:
+        if pipe.id in self._ended_pipes:
+            self._ended_pipes.discard(pipe.id)
+            return
+        self._pipes.add(pipe.id)
+        self._on_event(self.peer, True)
+
+    def _on_removed(self, pipe: Any) -> None:
+        if pipe.id in self._pipes:
+            self._pipes.discard(pipe.id)
+        else:
+            self._ended_pipes.add(pipe.id)
+        if not self._closed:
+            self._on_event(self.peer, False)
+
+
+class NngTransport:
+    """Sockets of one node.
+
+    Args:
+        directory: private directory for the sockets of this machine's nodes.
+        name: file name of this node's socket in it.
+        tcp: host and port to listen at as well (port 0: any), or None.
+        limits: for sizes.
+        on_event: told of connections, from threads of NNG's.
+
+    Raises:
+        ConfigurationError: the path of the socket is too long.
+        StartError: an address cannot be listened at.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        name: str,
+        tcp: tuple[str, int] | None,
+        limits: Limits,
+        on_event: LinkEvent,
+    ) -> None:
+        self._limits = limits
+        self._on_event = on_event
+        self._assembler = Assembler(limits)
+        self._streams = itertools.count(int.from_bytes(os.urandom(7), "big"))
+        self._links: dict[bytes, _Link] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        path = os.path.join(directory, name)
+        if len(os.fsencode(path)) > _IPC_PATH_MAX:
+            raise ConfigurationError(
+                f"the path of a node's socket is too long ({path}); set TMPDIR to a shorter directory"
+            )
+        # A frame may have a head of the fragment beside its piece; NNG adds nothing to the count.
+        self._inbox = pynng.Pull0(
+            recv_timeout=_RECEIVE_TIMEOUT_MS,
+            recv_buffer_size=_RECEIVE_QUEUE,
+            recv_max_size=limits.frame_max,
+        )
+        _keep_until_exit(self)
+        if self._inbox.recv_max_size != limits.frame_max:
+            raise ConfigurationError(f"the transport does not take frames of {limits.frame_max} bytes")
+        self.addresses: tuple[str, ...] = (self._listen(f"ipc://{path}"),)
+        if tcp is not None:
+            self.addresses += (self._listen_tcp(*tcp),)
+
+    def send(self, peer: bytes, addresses: Sequence[str], data: bytes) -> None:
+        """See `Transport`."""
+        link = self._links.get(peer)
+        if link is None:
+            with self._lock:
+                link = self._links.get(peer)
+                if link is None:
+                    if self._closed or not addresses:
+                        return
+                    link = self._links[peer] = _Link(peer, addresses[0], self._on_event, self._limits)
+        frames = list(cut(data, next(self._streams).to_bytes(8, "big"), self._limits))
+        link.send(frames)
+
+    def receive(self) -> bytes | None:
+        """See `Transport`."""
+        try:
+            frame: bytes = self._inbox.recv()
+        except pynng.Timeout:
+            return None
+        except pynng.Closed:
+            return None
+        return self._assembler.feed(frame)
+
+    def pump(self) -> bool:
+        """See `Transport`."""
+        waiting = False
+        for link in list(self._links.values()):
+            waiting |= link.pump()
+        return waiting
+
+    def disconnect(self, peer: bytes) -> None:
+        """See `Transport`."""
+        with self._lock:
+            link = self._links.pop(peer, None)
+        if link is not None:
+            link.close()
+
+    def close(self) -> None:
+        """See `Transport`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            links = list(self._links.values())
+            self._links.clear()
+        for link in links:
+            link.close()
+        self._inbox.close()
+        _forget(self)
+
+    def abandon(self) -> None:
+        """In a forked child: forget the sockets without closing them, which would wait for ever."""
+        self._closed = True
+        for socket in (self._inbox, *(link.socket for link in self._links.values())):
+            # pynng closes a socket when it is collected, unless it has no handle.
+            vars(socket).pop("_socket", None)
+
+    def _listen(self, address: str) -> str:
+        try:
+            self._inbox.listen(address)
+        except pynng.NNGException as error:
+            raise StartError(f"cannot listen at {address}: {error}") from error
+        return address
+
+    def _listen_tcp(self, host: str, port: int) -> str:
+        bracketed = f"[{host}]" if ":" in host else host
+        try:
+            listener = self._inbox.listen(f"tcp://{bracketed}:{port}")
+        except pynng.NNGException as error:
+            raise StartError(f"cannot listen at {host}:{port}: {error}") from error
+        return f"tcp://{bracketed}:{listener.local_address.port}"
+
+
+# ------------------------------------------------------------------------------- exit and fork
+#
+# pynng ends NNG in an exit handler of its own, which aborts if sockets are open, and hangs in a forked child,
+# where NNG's threads are not. Ours was registered later and so runs earlier; a forked child neither closes
+# sockets nor ends NNG.
+
+_open: list[NngTransport] = []
+
+
+def _keep_until_exit(transport: NngTransport) -> None:
+    _open.append(transport)
+
+
+def _forget(transport: NngTransport) -> None:
+    with contextlib.suppress(ValueError):
+        _open.remove(transport)
+
+
+def _close_all() -> None:
+    for transport in list(_open):
+        transport.close()
+
+
+def _after_fork() -> None:
+    for transport in _open:
+        transport.abandon()
+    _open.clear()
+    atexit.unregister(_close_all)
+    end_nng: Callable[[], None] | None = getattr(pynng.nng, "_pynng_atexit", None)
+    if end_nng is not None:
+        atexit.unregister(end_nng)
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
