@@ -192,10 +192,9 @@ class Runtime:
                 thread.join()
         self.transport.close()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` has been called."""
-        return self._stopping
+    def is_own_thread(self) -> bool:
+        """Whether this is one of the runtime's threads, which cannot wait for themselves."""
+        return threading.current_thread() in self._threads
 
     # ------------------------------------------------------------------------------------ the core
 

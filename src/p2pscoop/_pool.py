@@ -1,0 +1,244 @@
+"""The port of a runtime that only submits: the queue behind an `Executor`.
+
+Tasks are given to nodes in the order of submission, in batches that last about `_BATCH_S`, as far as can be
+told from the batches before: what has been given away can no longer be cancelled, so a queue of long tasks must
+not be given away whole, while tiny ones are not worth a message each (guided by the idea of Polychronopoulos and
+Kuck, Guided Self-Scheduling, 1987, with time instead of counts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import Any
+
+from p2pscoop._core.deque import take_oldest
+from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._future import CANCELLED, DONE
+from p2pscoop._payload import PATH_SIZE, SpecEncoder, decode_outcome
+from p2pscoop._port import Guest
+from p2pscoop.errors import InitializerError, PayloadError
+
+__all__ = ["Pool"]
+
+logger = logging.getLogger("p2pscoop")
+
+_BATCH_S = 0.05
+
+
+class _Batch:
+    """Tasks that were given away together."""
+
+    __slots__ = ("began", "left", "size")
+
+    def __init__(self, size: int) -> None:
+        self.began = time.monotonic()
+        self.size = size
+        self.left = size
+
+
+class _Task:
+    """A submitted call, until its outcome is here."""
+
+    __slots__ = ("args", "batch", "future", "kwargs", "number", "serial", "work")
+
+    def __init__(
+        self,
+        number: int,
+        future: Future[Any],
+        work: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.number = number
+        self.future = future
+        self.work = work
+        self.args = args
+        self.kwargs = kwargs
+        self.serial: int | None = None
+        self.batch: _Batch | None = None
+
+    def claim(self) -> bool:
+        """Called by the thread that took the task off the queue, which no other can have done."""
+        if self.batch is not None:
+            # It was given away before and came home: to its user it has been running since.
+            return not self.future.done()
+        return self.future.set_running_or_notify_cancel()
+
+    @property
+    def claimed(self) -> bool:
+        return self.future.done()
+
+
+class Pool:
+    """A queue of calls, and the futures of those that are under way.
+
+    Args:
+        feed: called when there is something to steal and `hungry` is set.
+        settled_at_home: called with the serial of a lent task whose future was ended here.
+        path: what the paths of the tasks derive from.
+    """
+
+    def __init__(self, feed: Callable[[], None], settled_at_home: Callable[[int], None], path: bytes) -> None:
+        self.hungry = False
+        self.broken: Exception | None = None
+        self._feed = feed
+        self._settled_at_home = settled_at_home
+        self._path = path
+        self._queue: deque[_Task] = deque()
+        self._unfinished: dict[int, _Task] = {}
+        self._idle = threading.Condition()
+        self._numbers = itertools.count()
+        self._task_s = _BATCH_S
+        """What a task takes on a node, smoothed."""
+
+    # ------------------------------------------------------------------------------ for the executor
+
+    def submit(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Queue a call."""
+        future: Future[Any] = Future()
+        task = _Task(next(self._numbers), future, work, args, kwargs)
+        with self._idle:
+            self._unfinished[task.number] = task
+        future.add_done_callback(lambda _: self._forget(task))
+        self._queue.append(task)
+        self._announce()
+        return future
+
+    def cancel_all(self) -> None:
+        """Cancel what has not been given away."""
+        for task in self._snapshot():
+            task.future.cancel()
+
+    def fail_all(self, error: Exception) -> None:
+        """No task will ever run again: end all futures with this error."""
+        self.broken = error
+        for task in self._snapshot():
+            _end(task.future, None, error)
+
+    def wait_until_idle(self) -> None:
+        """Block until every future has ended."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._unfinished)
+
+    def _snapshot(self) -> list[_Task]:
+        with self._idle:
+            return list(self._unfinished.values())
+
+    def _forget(self, task: _Task) -> None:
+        # Let go of the arguments at once, whoever keeps the task.
+        task.args, task.kwargs, task.work = (), {}, _gone
+        with self._idle:
+            self._unfinished.pop(task.number, None)
+            if not self._unfinished:
+                self._idle.notify_all()
+
+    def _announce(self) -> None:
+        if self.hungry:
+            self.hungry = False
+            self._feed()
+
+    # ------------------------------------------------------------------ port of the runtime (any thread)
+
+    def take(self, count_max: int) -> tuple[Sequence[_Task], Sequence[Guest]]:
+        """See `Port`."""
+        count = max(1, min(count_max, int(_BATCH_S / self._task_s)))
+        tasks = take_oldest([self._queue], count)
+        batch = _Batch(len(tasks))
+        for task in tasks:
+            task.batch = batch
+        return tasks, ()
+
+    def encode(self, task: _Task, encoder: SpecEncoder) -> Spec:
+        """See `Port`."""
+        path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
+        return encoder.encode(task.work, task.args, task.kwargs, path)
+
+    def serial_of(self, task: _Task) -> int | None:
+        """See `Port`."""
+        return task.serial
+
+    def refuse(self, task: _Task, error: PayloadError) -> None:
+        """See `Port`. This process runs no tasks, so the future fails."""
+        _end(task.future, None, error)
+
+    def settle(self, task: _Task, outcome: Outcome, holder: NodeId) -> None:
+        """See `Port`."""
+        del holder
+        batch = task.batch
+        if batch is not None:
+            batch.left -= 1
+            if batch.left == 0:
+                took_s = max(1e-6, (time.monotonic() - batch.began) / batch.size)
+                self._task_s = took_s if took_s > self._task_s else 0.5 * (self._task_s + took_s)
+        state, value = decode_outcome(outcome)
+        if state == DONE:
+            _end(task.future, value, None)
+        elif state == CANCELLED:
+            _end(task.future, None, CancelledError())
+        else:
+            _end(task.future, None, value)
+
+    def come_home(self, task: _Task, serial: int | None) -> None:
+        """See `Port`."""
+        task.serial = serial
+        if task.future.done():
+            if serial is not None:
+                self._settled_at_home(serial)
+            return
+        self._queue.appendleft(task)
+        self._announce()
+
+    def enqueue(self, guests: Sequence[Guest]) -> None:
+        """See `Port`. Never happens: a node that does not run tasks does not steal."""
+
+    def withdraw(self, keys: Sequence[TaskKey]) -> None:
+        """See `Port`. Never happens, as `enqueue`."""
+
+    def counters(self) -> dict[str, int]:
+        """See `Port`."""
+        return {}
+
+    def prepare(self, origin: NodeId, program: bytes) -> None:
+        """See `Port`. Other programs' business."""
+
+    def joined(self) -> None:
+        """See `Port`."""
+
+    def refused(self, reason: str) -> None:
+        """See `Port`."""
+        self.fail_all(InitializerError(reason))
+
+    def arrived(self, info: PeerInfo) -> None:
+        """See `Port`."""
+        logger.info("executor: %s is there (%s, pid %d)", info.name, info.host, info.pid)
+
+    def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
+        """See `Port`."""
+        logger.info("executor: %s %s", info.name, f"left: {reason}" if reason else "is gone")
+        if failed:
+            self.fail_all(InitializerError(f"node {info.name}: {reason}"))
+
+
+def _end(future: Future[Any], value: Any, error: BaseException | None) -> None:
+    """Give a future its outcome, unless it has one."""
+    try:
+        if not future.running() and not future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass  # Another thread was faster.
+
+
+def _gone(*_: object, **__: object) -> None:
+    """Stands for the function of a call that has ended."""
