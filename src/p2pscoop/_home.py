@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._core.values import Outcome, PeerInfo, Spec
 from p2pscoop._future import Future, make_future, name_of
 from p2pscoop._payload import (
     SpecEncoder,

@@ -21,7 +21,7 @@ from typing import Any
 
 import cloudpickle
 
-from p2pscoop._core.messages import Outcome, OutcomeKind, Spec
+from p2pscoop._core.values import Outcome, OutcomeKind, Spec
 from p2pscoop._future import CANCELLED, DONE, FAILED, Future, name_of
 from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError, RemoteTraceback
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from p2pscoop._core.deque import take_oldest
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._core.values import Outcome, PeerInfo, Spec
 from p2pscoop._future import CANCELLED, DONE
 from p2pscoop._payload import PATH_SIZE, SpecEncoder, decode_outcome
 from p2pscoop._port import Guest

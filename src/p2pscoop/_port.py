@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.messages import Outcome, PeerInfo, Spec
+from p2pscoop._core.values import Outcome, PeerInfo, Spec
 from p2pscoop._payload import SpecEncoder
 from p2pscoop.errors import PayloadError
 
@@ -37,8 +37,7 @@ class Guest:
 class Port(Protocol):
     """Whatever has the tasks: the scheduler of a node that runs them, or a pool that only submits.
 
-    Except for `joined`, `refused`, `arrived` and `departed`, which must not block, everything may be called
-    from any thread.
+    Called from any thread, `enqueue` and `withdraw` while the core is locked: those two must not block.
     """
 
     hungry: bool

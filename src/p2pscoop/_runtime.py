@@ -29,8 +29,9 @@ from p2pscoop._core import effects as fx
 from p2pscoop._core.codec import Envelope, decode, encode
 from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE, Limits
-from p2pscoop._core.messages import Message, PeerInfo, Spec
+from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
+from p2pscoop._core.values import PeerInfo, Spec
 from p2pscoop._payload import SpecEncoder
 from p2pscoop._port import Guest, Port
 from p2pscoop._transport import NngTransport, Transport
@@ -154,10 +155,10 @@ class Runtime:
             fx.Withdraw: lambda effect: port.withdraw(effect.keys),
             fx.Settle: lambda effect: lambda: port.settle(effect.handle, effect.outcome, effect.holder),
             fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial),
-            fx.Prepare: lambda effect: port.prepare(effect.origin, effect.program),
-            fx.Joined: lambda _: self._on_joined(),
-            fx.Refused: lambda effect: port.refused(effect.reason),
-            fx.Arrived: lambda effect: port.arrived(effect.info),
+            fx.Prepare: lambda effect: lambda: port.prepare(effect.origin, effect.program),
+            fx.Joined: lambda _: self._on_joined,
+            fx.Refused: lambda effect: lambda: port.refused(effect.reason),
+            fx.Arrived: lambda effect: lambda: port.arrived(effect.info),
             fx.Departed: lambda effect: lambda: port.departed(effect.info, effect.reason, effect.failed),
             fx.Report: lambda effect: self._report(effect.peer, effect.query),
             fx.StatusArrived: lambda effect: self._on_status(effect.peer, effect.query, effect.counters),
@@ -258,7 +259,10 @@ class Runtime:
 
     def _send_to_seeds(self, message: Message) -> None:
         for seed in self._seeds:
-            self._post(_SEED_PEER + seed.encode(), NOBODY, (seed,), message)
+            peer = _SEED_PEER + seed.encode()
+            # While it cannot be reached, one message waits for the connection; a queue of them would not help.
+            if peer not in self._dialled or self.transport.is_connected(peer):
+                self._post(peer, NOBODY, (seed,), message)
 
     def _post(self, peer: bytes, recipient: NodeId, addresses: Sequence[str], message: Message) -> None:
         try:
@@ -411,15 +415,13 @@ class Runtime:
         while self._events:
             peer, connected = self._events.popleft()
             if connected:
-                self._dialled.pop(peer, None)
-                continue
+                continue  # The pump is next.
             self._disconnect(peer)
             if not peer.startswith(_SEED_PEER):
                 self.do(lambda now, peer=peer: self.node.peer_lost(now, peer))  # type: ignore[misc]
         late = time.monotonic() - _CONNECT_TIMEOUT_S
-        for peer in [peer for peer, since in list(self._dialled.items()) if since < late]:
-            self._dialled.pop(peer, None)
-            if not peer.startswith(_SEED_PEER):
+        for peer, since in list(self._dialled.items()):
+            if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
                 logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
                 self._events.append((peer, False))
 

@@ -23,6 +23,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -78,7 +79,11 @@ class Transport(Protocol):
         ...
 
     def pump(self) -> bool:
-        """Send more of what had to wait. Whether something still waits."""
+        """Send more of what had to wait. Whether something still waits that could be sent soon."""
+        ...
+
+    def is_connected(self, peer: bytes) -> bool:
+        """Whether there is a connection to this peer now."""
         ...
 
     def disconnect(self, peer: bytes) -> None:
@@ -125,7 +130,7 @@ class _Link:
     def pump(self) -> bool:
         with self._lock:
             self._push()
-            return bool(self._queue)
+            return bool(self._queue) and self.connected
 
     def close(self) -> None:
         with self._lock:
@@ -135,8 +140,12 @@ class _Link:
         # Outside the lock: closing waits for callbacks, and they may wait for a sender.
         self.socket.close()
 
+    @property
+    def connected(self) -> bool:
+        return bool(self._pipes)
+
     def _push(self) -> None:
-        while self._queue and not self._closed:
+        while self._queue and self._pipes and not self._closed:
             try:
                 self.socket.send(self._queue[0], block=False)
             except pynng.TryAgain:
@@ -239,6 +248,11 @@ class NngTransport:
             waiting |= link.pump()
         return waiting
 
+    def is_connected(self, peer: bytes) -> bool:
+        """See `Transport`."""
+        link = self._links.get(peer)
+        return link is not None and link.connected
+
     def disconnect(self, peer: bytes) -> None:
         """See `Transport`."""
         with self._lock:
@@ -262,9 +276,9 @@ class NngTransport:
     def abandon(self) -> None:
         """In a forked child: forget the sockets without closing them, which would wait for ever."""
         self._closed = True
-        for socket in (self._inbox, *(link.socket for link in self._links.values())):
+        for each in (self._inbox, *(link.socket for link in self._links.values())):
             # pynng closes a socket when it is collected, unless it has no handle.
-            vars(socket).pop("_socket", None)
+            vars(each).pop("_socket", None)
 
     def _listen(self, address: str) -> str:
         try:
@@ -279,7 +293,8 @@ class NngTransport:
             listener = self._inbox.listen(f"tcp://{bracketed}:{port}")
         except pynng.NNGException as error:
             raise StartError(f"cannot listen at {host}:{port}: {error}") from error
-        return f"tcp://{bracketed}:{listener.local_address.port}"
+        # pynng hands out the port in the byte order of the network.
+        return f"tcp://{bracketed}:{socket.ntohs(listener.local_address.port)}"
 
 
 # ------------------------------------------------------------------------------- exit and fork

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import msgpack
 
+from p2pscoop._core.fields import MalformedError
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._core.limits import NODE_ID_SIZE, PROTOCOL_VERSION, Limits
-from p2pscoop._core.messages import MalformedError, Message, pack, unpack
+from p2pscoop._core.messages import Message, pack, unpack
 from p2pscoop.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = ["MESSAGE_MARK", "Envelope", "decode", "encode"]

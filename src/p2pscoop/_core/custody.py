@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2pscoop._core.ids import FIRST_TOKEN, NodeId, TaskKey, Token
-from p2pscoop._core.messages import Outcome, Spec, TaskEntry
+from p2pscoop._core.values import Outcome, Spec, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = [

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.messages import Message, Outcome, PeerInfo, Spec
+from p2pscoop._core.messages import Message
+from p2pscoop._core.values import Outcome, PeerInfo, Spec
 
 __all__ = [
     "Arrived",

@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 from p2pscoop._core.ids import NodeId
 from p2pscoop._core.limits import Limits
-from p2pscoop._core.messages import MemberEntry, MemberState, PeerInfo
+from p2pscoop._core.values import MemberEntry, MemberState, PeerInfo
 
 __all__ = ["Change", "ChangeKind", "Membership"]
 

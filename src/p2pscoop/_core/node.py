@@ -13,11 +13,12 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from p2pscoop._core.codec import Envelope
-from p2pscoop._core.custody import Held, HolderLedger, HolderState, Lent, OwnerLedger, OwnerState
+from p2pscoop._core.custody import Held, HolderLedger, HolderState, Lent, OwnerLedger
+from p2pscoop._core.delivery import Deliveries
 from p2pscoop._core.effects import (
     Arrived,
     ComeHome,
@@ -43,31 +44,25 @@ from p2pscoop._core.messages import (
     Accept,
     Cancel,
     Grant,
-    GrantedTask,
     Holding,
     HoldingAck,
     Join,
     Leaving,
-    MemberState,
     Message,
     NotMe,
     NoWork,
-    Outcome,
-    PeerInfo,
     Refuse,
     Reject,
     Result,
     ResultAck,
-    Spec,
     Status,
     StatusRequest,
     Steal,
     Sync,
-    TaskEntry,
-    TaskResult,
     Welcome,
 )
 from p2pscoop._core.stealing import Attempt, Thief, ThiefState, WaitingThieves
+from p2pscoop._core.values import GrantedTask, MemberState, Outcome, PeerInfo, Spec, TaskEntry, TaskResult
 
 __all__ = ["Counters", "Node"]
 
@@ -93,35 +88,6 @@ class Counters:
     """Own tasks whose holder was lost."""
     resent: int = 0
     """Messages repeated for want of an acknowledgement."""
-
-
-@dataclass(slots=True)
-class _PendingGrant:
-    """A grant of which some tasks are neither accepted nor rejected."""
-
-    thief: NodeId
-    steal: int
-    waiting: set[TaskEntry]
-    resend_at: float
-    delay_s: float
-    until: float
-
-
-@dataclass(slots=True)
-class _PendingResult:
-    """An outcome that its owner has not acknowledged."""
-
-    resend_at: float
-    delay_s: float
-
-
-@dataclass(slots=True)
-class _Outbox:
-    """Outcomes on their way to one owner, held back a moment so that they travel together."""
-
-    results: list[TaskResult] = field(default_factory=list)
-    size: int = 0
-    flush_at: float = 0.0
 
 
 class Node:
@@ -159,9 +125,7 @@ class Node:
         self._programs: dict[NodeId, bytes] = {} if program is None else {info.id: program}
         self._thief = Thief(info.id, rng, limits)
         self._waiting = WaitingThieves(limits)
-        self._grants: dict[NodeId, list[_PendingGrant]] = {}
-        self._unacknowledged: dict[TaskKey, _PendingResult] = {}
-        self._outboxes: dict[NodeId, _Outbox] = {}
+        self._deliveries = Deliveries(info.id, self.owned, self.held, limits)
         self._join_at = 0.0
         self._sync_at = 0.0
         self._holding_at = 0.0
@@ -202,20 +166,15 @@ class Node:
     @property
     def quiescent(self) -> bool:
         """Whether no task, of its own or of others, is on its way or in custody."""
-        return not (len(self.owned) or len(self.held) or self._grants or self._outboxes)
+        return not (len(self.owned) or len(self.held)) and self._deliveries.empty
 
     def wake_at(self) -> float:
         """When `tick` should be called at the latest, on the clock of `now`."""
-        times = [self._sync_at, self._holding_at, self._lease_at]
+        times = [self._sync_at, self._holding_at, self._lease_at, self._deliveries.wake_at()]
         if not self.joined:
             times.append(self._join_at)
         if self._thief.wake_at is not None:
             times.append(self._thief.wake_at)
-        times.extend(outbox.flush_at for outbox in self._outboxes.values())
-        times.extend(grant.resend_at for grants in self._grants.values() for grant in grants)
-        if self._unacknowledged:
-            # In order of first sending; repetitions are rare and may come a little late.
-            times.append(next(iter(self._unacknowledged.values())).resend_at)
         return min(times)
 
     # --------------------------------------------------------------------------- inputs of the shell
@@ -231,14 +190,13 @@ class Node:
         """A message arrived."""
         sender, recipient, message = envelope
         if recipient not in (self.id, NOBODY):
-            row = self.membership.row(sender)
-            return [] if row is None else [Send(row.info, NotMe(recipient))]
+            return self._to(sender, NotMe(recipient))
         effects: list[Effect] = []
         if self.membership.is_gone(sender) and not isinstance(message, (Join, Sync, Leaving)):
             # It was taken for dead and is not: tell it, so that it refutes. What it says still counts.
             row = self.membership.row(sender)
             if row is not None and row.state is MemberState.DEAD:
-                effects.append(Send(row.info, Sync((row,), answer=True)))
+                effects += self._to(sender, Sync((row,), answer=True))
         return effects + self._handlers[type(message)](now, sender, message)
 
     def tick(self, now: float) -> list[Effect]:
@@ -255,21 +213,24 @@ class Node:
             self._lease_at = now + 1.0
             effects += self._requeue(self.owned.expire(now))
         effects += self._resend(now)
-        effects += self._flush(now, only_due=True)
+        effects += self._post(self._deliveries.flush(now, only_due=True))
         if self.joined and not self.leaving:
             effects += self._steal(self._thief.tick(now, self.membership.alive_peers()))
         return effects
 
     def seek(self, now: float) -> list[Effect]:
         """The node has nothing to run: send what is finished, and look for work."""
+        results = self._deliveries.flush(now, only_due=False)
         if not self.joined or self.leaving or self._thief.state is not ThiefState.BUSY:
-            return self._flush(now)
-        owner = next((owner for owner in self._outboxes if self.membership.is_alive(owner)), None)
-        if owner is None:
+            return self._post(results)
+        if not results:
             return self._steal(self._thief.seek(now, self.membership.alive_peers()))
         # Whoever lent this node its last task may well have more: ask along with the result.
-        self.counters.steals += 1
-        return self._flush(now, ride_to=owner)
+        owner, message = results.pop()
+        if isinstance(message, Result) and self.membership.is_alive(owner):
+            self.counters.steals += 1
+            message = replace(message, steal=self._thief.ride_along(now, owner))
+        return self._post([*results, (owner, message)])
 
     def found_work(self) -> None:
         """The node has something to run, from wherever: it stops looking."""
@@ -314,10 +275,10 @@ class Node:
             if record is not None and record.spec is not None:
                 tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
         if not tasks:
-            return [] if thief in self._waiting else [Send(row.info, NoWork(steal))]
+            return [] if thief in self._waiting else self._to(thief, NoWork(steal))
         self._waiting.discard(thief)
         self.counters.given += len(tasks)
-        return self._grant(now, row.info, steal, tasks)
+        return self._to(thief, self._deliveries.add_grant(now, thief, steal, tasks))
 
     def give_back(self, now: float, keys: Sequence[TaskKey]) -> list[Effect]:
         """Return tasks of others, out of the queue, to their owners (a leaving node does)."""
@@ -338,13 +299,8 @@ class Node:
         record = self.held.finish(key, outcome)
         if record is None:
             return []
-        outbox = self._outboxes.get(key.owner)
-        if outbox is None:
-            outbox = self._outboxes[key.owner] = _Outbox(flush_at=now + self.limits.result_delay_s)
-        outbox.results.append(TaskResult(key.serial, record.token, outcome))
-        outbox.size += len(outcome.payload)
-        full = len(outbox.results) >= self.limits.result_batch_max or outbox.size >= self.limits.frame_max
-        return self._flush(now, only_due=not full)
+        self._deliveries.add_result(now, key.owner, TaskResult(key.serial, record.token, outcome))
+        return self._post(self._deliveries.flush(now, only_due=True))
 
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home ended here."""
@@ -355,11 +311,8 @@ class Node:
         record = self.owned.get(serial)
         if record is None:
             return []
-        row = None if record.holder is None else self.membership.row(record.holder)
         self.owned.settle(serial)
-        if row is None or row.info.id == self.id:
-            return []
-        return [Send(row.info, Cancel((serial,)))]
+        return [] if record.holder == self.id else self._to(record.holder, Cancel((serial,)))
 
     def peer_lost(self, now: float, peer: NodeId) -> list[Effect]:
         """The pipe to a peer was removed: its process is gone."""
@@ -367,12 +320,11 @@ class Node:
 
     def ask_status(self, query: int) -> list[Effect]:
         """Ask all peers for their counters; answers come as `StatusArrived`."""
-        return [Send(self._info(peer), StatusRequest(query)) for peer in self.membership.alive_peers()]
+        return self._to_all(StatusRequest(query))
 
     def report(self, peer: NodeId, query: int, counters: bytes) -> list[Effect]:
         """Answer a peer's question for counters."""
-        row = self.membership.row(peer)
-        return [] if row is None else [Send(row.info, Status(query, counters))]
+        return self._to(peer, Status(query, counters))
 
     def leave(self) -> None:
         """Take no more tasks. What is queued goes home with `give_back`, what runs is finished."""
@@ -382,7 +334,7 @@ class Node:
     def goodbye(self, reason: str, *, failed: bool = False) -> list[Effect]:
         """The last word to all peers."""
         self.leaving = True
-        return [Send(self._info(peer), Leaving(reason, failed)) for peer in self.membership.alive_peers()]
+        return self._to_all(Leaving(reason, failed))
 
     # ------------------------------------------------------------------------ handlers: membership
 
@@ -427,18 +379,15 @@ class Node:
         # Introduce this node before it asks anyone for anything: strangers get no answer.
         me = self.membership.row(self.id)
         assert me is not None
-        introduction = Sync((me,), answer=False)
-        effects += [Send(self._info(peer), introduction) for peer in self.membership.alive_peers()]
-        return effects
+        return effects + self._to_all(Sync((me,), answer=False))
 
     def _on_refuse(self, _now: float, _sender: NodeId, message: Refuse) -> list[Effect]:
         return [] if self.joined else [Refused(message.reason)]
 
     def _on_sync(self, now: float, sender: NodeId, message: Sync) -> list[Effect]:
         effects = self._apply(now, self.membership.merge(message.members))
-        row = self.membership.row(sender)
-        if message.answer and row is not None and not self.leaving:
-            effects.append(Send(row.info, Sync(self.membership.rows(), answer=False)))
+        if message.answer and not self.leaving:
+            effects += self._to(sender, Sync(self.membership.rows(), answer=False))
         return effects
 
     def _on_leaving(self, now: float, sender: NodeId, message: Leaving) -> list[Effect]:
@@ -468,15 +417,12 @@ class Node:
     def _lose(self, now: float, peer: NodeId) -> list[Effect]:
         """Settle everything that was between this node and a peer that is gone."""
         self._waiting.discard(peer)
-        self._grants.pop(peer, None)
+        self._deliveries.forget(peer)
         effects = self._requeue(self.owned.lose_holder(peer))
         effects += self._enqueue(self.held.lose_target(peer))
         withdrawn = self.held.lose_owner(peer)
         if withdrawn:
             effects.append(Withdraw(tuple(record.key for record in withdrawn)))
-        self._outboxes.pop(peer, None)
-        for key in [key for key in self._unacknowledged if key.owner == peer]:
-            del self._unacknowledged[key]
         if not self.leaving:
             effects += self._steal(self._thief.on_gone(now, peer, self.membership.alive_peers()))
         return effects
@@ -490,15 +436,13 @@ class Node:
         peers = self.membership.alive_peers()
         if not peers:
             return []
-        peer = self._rng.choice(peers)
-        return [Send(self._info(peer), Sync(self.membership.rows(), answer=True))]
+        return self._to(self._rng.choice(peers), Sync(self.membership.rows(), answer=True))
 
     # -------------------------------------------------------------------------- handlers: stealing
 
     def _on_steal(self, now: float, sender: NodeId, message: Steal) -> list[Effect]:
-        row = self.membership.row(sender)
-        if row is None:
-            return []
+        if sender not in self.membership:
+            return []  # A stranger: there is no address to answer to.
         if message.lifeline and not self.leaving:
             self._waiting.add(now, sender, message.steal)
         else:
@@ -511,9 +455,8 @@ class Node:
         return self._steal(self._thief.on_no_work(now, sender, message.steal, self.membership.alive_peers()))
 
     def _on_grant(self, _: float, sender: NodeId, message: Grant) -> list[Effect]:
-        row = self.membership.row(sender)
-        if row is None:
-            return []
+        if sender not in self.membership:
+            return []  # It will repeat the grant, and have introduced itself by then.
         effects: list[Effect] = []
         entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in message.tasks)
         own = [task for task in message.tasks if task.owner == self.id]
@@ -522,7 +465,7 @@ class Node:
             # Own tasks are always taken back; the rest of the grant stays where it was.
             reason = "leaving" if self.leaving else f"holds {len(self.held)} tasks already"
             rejected = tuple(TaskEntry(task.owner, task.serial, task.token) for task in foreign)
-            effects.append(Send(row.info, Reject(rejected, reason)))
+            effects += self._to(sender, Reject(rejected, reason))
             entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in own)
             foreign = []
         for task in own:
@@ -541,7 +484,7 @@ class Node:
             self._thief.found()
             effects += self._enqueue(queued)
         if entries:
-            effects.append(Send(row.info, Accept(entries)))
+            effects += self._to(sender, Accept(entries))
         # Owners that are not the giver learn at once where their tasks are, not at the next renewal.
         effects += self._renew_leases(record for record in queued if record.key.owner != sender)
         return effects
@@ -552,7 +495,7 @@ class Node:
                 self.owned.on_accept(now, sender, entry.serial, entry.token)
             else:
                 self.held.on_accept(sender, TaskKey(entry.owner, entry.serial), entry.token)
-        self._answered(sender, message.entries)
+        self._deliveries.on_answer(sender, message.entries)
         return []
 
     def _on_reject(self, _: float, sender: NodeId, message: Reject) -> list[Effect]:
@@ -567,52 +510,44 @@ class Node:
                 record = self.held.on_reject(sender, TaskKey(entry.owner, entry.serial), entry.token)
                 if record is not None:
                     queued.append(record)
-        self._answered(sender, message.entries)
+        self._deliveries.on_answer(sender, message.entries)
         return effects + self._enqueue(queued)
 
     def _steal(self, attempts: Iterable[Attempt]) -> list[Effect]:
         effects: list[Effect] = []
         for attempt in attempts:
             self.counters.steals += 1
-            effects.append(
-                Send(
-                    self._info(attempt.victim),
-                    Steal(attempt.steal, self.limits.steal_batch_max, attempt.lifeline),
-                )
-            )
+            steal = Steal(attempt.steal, self.limits.steal_batch_max, attempt.lifeline)
+            effects += self._to(attempt.victim, steal)
         return effects
 
     # --------------------------------------------------------------------------- handlers: custody
 
     def _on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
-        row = self.membership.row(sender)
         effects: list[Effect] = []
         for result in message.results:
             lent = self.owned.settle(result.serial)
             if lent is not None:
                 self.counters.returned += 1
                 effects.append(Settle(lent.handle, result.outcome, sender))
-        if row is not None:
-            if message.results:
-                effects.append(Send(row.info, ResultAck(tuple(result.serial for result in message.results))))
-            if message.steal is not None:
-                steal = Steal(message.steal, self.limits.steal_batch_max, lifeline=False)
-                effects += self._on_steal(now, sender, steal)
+        if message.results:
+            effects += self._to(sender, ResultAck(tuple(result.serial for result in message.results)))
+        if message.steal is not None:
+            steal = Steal(message.steal, self.limits.steal_batch_max, lifeline=False)
+            effects += self._on_steal(now, sender, steal)
         return effects
 
     def _on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:
         for serial in message.serials:
             key = TaskKey(sender, serial)
             self.held.on_result_ack(key)
-            self._unacknowledged.pop(key, None)
+            self._deliveries.on_result_ack(key)
         return []
 
     def _on_holding(self, now: float, sender: NodeId, message: Holding) -> list[Effect]:
-        row = self.membership.row(sender)
-        obsolete = self.owned.on_holding(
-            now, sender, (entry for entry in message.entries if entry.owner == self.id)
-        )
-        return [Send(row.info, HoldingAck(obsolete))] if obsolete and row is not None else []
+        mine = (entry for entry in message.entries if entry.owner == self.id)
+        obsolete = self.owned.on_holding(now, sender, mine)
+        return self._to(sender, HoldingAck(obsolete)) if obsolete else []
 
     def _on_holding_ack(self, _now: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
         dropped = []
@@ -652,37 +587,15 @@ class Node:
                 by_owner[record.key.owner].append(record.entry)
         effects: list[Effect] = []
         for owner, entries in by_owner.items():
-            row = self.membership.row(owner)
-            if row is None:
-                continue
             for start in range(0, len(entries), _ENTRIES_PER_MESSAGE):
-                chunk = tuple(entries[start : start + _ENTRIES_PER_MESSAGE])
-                effects.append(Send(row.info, Holding(chunk)))
+                effects += self._to(owner, Holding(tuple(entries[start : start + _ENTRIES_PER_MESSAGE])))
         return effects
 
-    # ------------------------------------------------------------------- grants and results under way
-
-    def _grant(self, now: float, thief: PeerInfo, steal: int, tasks: Sequence[GrantedTask]) -> list[Effect]:
-        grant = _PendingGrant(
-            thief.id,
-            steal,
-            {TaskEntry(task.owner, task.serial, task.token) for task in tasks},
-            now + self.limits.resend_s,
-            self.limits.resend_s,
-            now + self.limits.lease_s,
-        )
-        self._grants.setdefault(thief.id, []).append(grant)
-        return [Send(thief, Grant(steal, tuple(tasks)))]
-
-    def _answered(self, thief: NodeId, entries: Iterable[TaskEntry]) -> None:
-        grants = self._grants.get(thief)
-        if grants is None:
-            return
-        for grant in grants:
-            grant.waiting.difference_update(entries)
-        self._grants[thief] = [grant for grant in grants if grant.waiting]
-        if not self._grants[thief]:
-            del self._grants[thief]
+    def _resend(self, now: float) -> list[Effect]:
+        grants, withdrawn = self._deliveries.due_grants(now)
+        results = self._deliveries.due_results(now)
+        self.counters.resent += len(grants) + len(results)
+        return self._post([*grants, *results]) + self._enqueue(withdrawn)
 
     def _give_up_giving(
         self, own: Sequence[tuple[object, int | None, Spec]], held: Sequence[TaskKey]
@@ -693,107 +606,15 @@ class Node:
         queued = [record for record in records if record.state is HolderState.QUEUED]
         return effects + self._enqueue(queued)
 
-    def _resend(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for grants in list(self._grants.values()):
-            for grant in list(grants):
-                if now >= grant.resend_at:
-                    effects += self._resend_grant(now, grant)
-        overdue: defaultdict[NodeId, list[TaskResult]] = defaultdict(list)
-        for key, pending in self._unacknowledged.items():
-            if now < pending.resend_at:
-                if pending.delay_s <= self.limits.resend_s:
-                    break  # Those behind were sent later.
-                continue
-            record = self.held.get(key)
-            if record is None or record.outcome is None:
-                continue
-            pending.delay_s = min(2 * pending.delay_s, self.limits.resend_max_s)
-            pending.resend_at = now + pending.delay_s
-            overdue[key.owner].append(TaskResult(key.serial, record.token, record.outcome))
-        for owner, results in overdue.items():
-            row = self.membership.row(owner)
-            if row is not None:
-                self.counters.resent += 1
-                effects += [Send(row.info, Result(batch, None)) for batch in self._batches(results)]
-        return effects
+    # ------------------------------------------------------------------------------------- sending
 
-    def _resend_grant(self, now: float, grant: _PendingGrant) -> list[Effect]:
-        tasks: list[GrantedTask] = []
-        expired: list[Held] = []
-        for entry in sorted(grant.waiting):
-            spec: Spec | None = None
-            if entry.owner == self.id:
-                lent = self.owned.get(entry.serial)
-                if lent is not None and lent.state is OwnerState.OFFERED and lent.token == entry.token:
-                    spec = lent.spec
-            else:
-                key = TaskKey(entry.owner, entry.serial)
-                record = self.held.get(key)
-                if (
-                    record is not None
-                    and record.state is HolderState.OFFERED
-                    and record.token.passed() == entry.token
-                ):
-                    if now >= grant.until:
-                        # The owner's offers end with their lease; a holder's end here.
-                        taken_back = self.held.on_reject(grant.thief, key, entry.token)
-                        if taken_back is not None:
-                            expired.append(taken_back)
-                    else:
-                        spec = record.spec
-            if spec is not None:
-                tasks.append(GrantedTask(entry.owner, entry.serial, entry.token, spec))
-        grant.waiting = {TaskEntry(task.owner, task.serial, task.token) for task in tasks}
-        effects = self._enqueue(expired)
-        row = self.membership.row(grant.thief)
-        if not tasks or row is None:
-            self._answered(grant.thief, ())
-            return effects
-        grant.delay_s = min(2 * grant.delay_s, self.limits.resend_max_s)
-        grant.resend_at = now + grant.delay_s
-        self.counters.resent += 1
-        return [*effects, Send(row.info, Grant(grant.steal, tuple(tasks)))]
-
-    def _flush(self, now: float, *, only_due: bool = False, ride_to: NodeId | None = None) -> list[Effect]:
-        effects: list[Effect] = []
-        for owner, outbox in list(self._outboxes.items()):
-            full = len(outbox.results) >= self.limits.result_batch_max or outbox.size >= self.limits.frame_max
-            if only_due and now < outbox.flush_at and not full:
-                continue
-            del self._outboxes[owner]
-            resend_at = now + self.limits.resend_s
-            for result in outbox.results:
-                self._unacknowledged[TaskKey(owner, result.serial)] = _PendingResult(
-                    resend_at, self.limits.resend_s
-                )
-            row = self.membership.row(owner)
-            if row is None:
-                continue  # The task came through a third node, word of its owner has not yet: sent again.
-            *others, last = self._batches(outbox.results)
-            effects += [Send(row.info, Result(batch, None)) for batch in others]
-            steal = self._thief.ride_along(now, owner) if owner == ride_to else None
-            effects.append(Send(row.info, Result(last, steal)))
-        return effects
-
-    def _batches(self, results: Sequence[TaskResult]) -> list[tuple[TaskResult, ...]]:
-        """Cut into messages that are neither too many nor too heavy; there is at least one."""
-        batches: list[tuple[TaskResult, ...]] = []
-        batch: list[TaskResult] = []
-        size = 0
-        for result in results:
-            if batch and (
-                len(batch) >= self.limits.result_batch_max
-                or size + len(result.outcome.payload) > self.limits.frame_max
-            ):
-                batches.append(tuple(batch))
-                batch, size = [], 0
-            batch.append(result)
-            size += len(result.outcome.payload)
-        batches.append(tuple(batch))
-        return batches
-
-    def _info(self, peer: NodeId) -> PeerInfo:
+    def _to(self, peer: NodeId, message: Message) -> list[Effect]:
+        """Send to a peer; nothing, if word of it has not come yet."""
         row = self.membership.row(peer)
-        assert row is not None, "peers come from the member table"
-        return row.info
+        return [] if row is None else [Send(row.info, message)]
+
+    def _to_all(self, message: Message) -> list[Effect]:
+        return self._post([(peer, message) for peer in self.membership.alive_peers()])
+
+    def _post(self, messages: Iterable[tuple[NodeId, Message]]) -> list[Effect]:
+        return [effect for peer, message in messages for effect in self._to(peer, message)]

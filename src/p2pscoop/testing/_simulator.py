@@ -12,8 +12,9 @@ from p2pscoop._core.codec import Envelope, decode, encode
 from p2pscoop._core.deque import half, take_newest, take_oldest
 from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE, Limits
-from p2pscoop._core.messages import Message, Outcome, OutcomeKind, PeerInfo, Spec
+from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
+from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec
 from p2pscoop.testing._graphs import GRAPHS, Graph
 from p2pscoop.testing._network import FakeNetwork, Faults
 

@@ -1,0 +1,176 @@
+"""Messages survive the trip, and nothing else gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pscoop._core import fields as f
+from p2pscoop._core import messages as m
+from p2pscoop._core import values as v
+from p2pscoop._core.codec import MESSAGE_MARK, Envelope, decode, encode
+from p2pscoop._core.ids import NOBODY, Token
+from p2pscoop._core.limits import NODE_ID_SIZE, Limits
+from p2pscoop.errors import LocalProtocolError, RemoteProtocolError
+
+LIMITS = Limits()
+ME, YOU = b"m" * NODE_ID_SIZE, b"y" * NODE_ID_SIZE
+
+uints = st.integers(0, 2**63 - 1)
+node_ids = st.binary(min_size=NODE_ID_SIZE, max_size=NODE_ID_SIZE)
+texts = st.text(max_size=20)
+blobs = st.binary(max_size=50)
+tokens = st.builds(Token, uints, uints)
+specs = st.builds(v.Spec, blobs, blobs)
+outcomes = st.builds(v.Outcome, st.sampled_from(v.OutcomeKind), blobs)
+infos = st.builds(
+    v.PeerInfo,
+    node_ids,
+    texts,
+    st.lists(texts, max_size=3).map(tuple),
+    texts,
+    st.booleans(),
+    st.booleans(),
+    texts,
+    uints,
+    texts,
+)
+members = st.lists(st.builds(v.MemberEntry, infos, st.sampled_from(v.MemberState), uints), max_size=3).map(tuple)
+
+FIELD_VALUES: dict[f.FieldType, st.SearchStrategy[Any]] = {
+    f.UINT: uints,
+    f.BOOL: st.booleans(),
+    f.TEXT: texts,
+    f.NODE_ID: node_ids,
+    f.OPTIONAL_UINT: st.none() | uints,
+    f.SERIALS: st.lists(uints, max_size=4).map(tuple),
+    f.BLOB: blobs,
+    f.ENTRIES: st.lists(st.builds(v.TaskEntry, node_ids, uints, tokens), max_size=4).map(tuple),
+    f.GRANTED: st.lists(st.builds(v.GrantedTask, node_ids, uints, tokens, specs), max_size=4).map(tuple),
+    f.RESULTS: st.lists(st.builds(v.TaskResult, uints, tokens, outcomes), max_size=4).map(tuple),
+    f.INFO: infos,
+    f.MEMBERS: members,
+    f.PROGRAMS: st.lists(st.tuples(node_ids, blobs), max_size=3).map(tuple),
+}
+
+any_message = st.one_of(
+    [st.builds(kind, *(FIELD_VALUES[each] for each in kind.FIELDS)) for kind in m.MESSAGES.values()]
+)
+
+
+@given(any_message)
+def test_every_message_survives_the_trip(message: m.Message) -> None:
+    envelope = Envelope(ME, YOU, message)
+    assert decode(encode(envelope, LIMITS), LIMITS) == envelope
+
+
+def test_every_message_has_a_type_for_each_field() -> None:
+    for kind in m.MESSAGES.values():
+        assert len(kind.FIELDS) == len(dataclasses.fields(kind))
+        assert all(each in FIELD_VALUES for each in kind.FIELDS)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(data, LIMITS)
+
+
+@given(any_message, st.data())
+def test_a_damaged_message_is_refused_or_another_message(message: m.Message, data: st.DataObject) -> None:
+    encoded = bytearray(encode(Envelope(ME, YOU, message), LIMITS))
+    for _ in range(data.draw(st.integers(1, 3))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode(bytes(encoded), LIMITS)
+    except RemoteProtocolError:
+        return
+    assert isinstance(decoded.message, m.Message)
+
+
+@given(any_message, st.data())
+def test_a_truncated_message_is_refused(message: m.Message, data: st.DataObject) -> None:
+    encoded = encode(Envelope(ME, YOU, message), LIMITS)
+    with pytest.raises(RemoteProtocolError):
+        decode(encoded[: data.draw(st.integers(0, len(encoded) - 1))], LIMITS)
+
+
+def frame(header: object, payload: bytes = b"") -> bytes:
+    packed = msgpack.packb(header)
+    return bytes((MESSAGE_MARK,)) + len(packed).to_bytes(4, "big") + packed + payload
+
+
+@pytest.mark.parametrize(
+    ("header", "payload", "complaint"),
+    [
+        (7, b"", "row of 5"),
+        ([1, 2, 3], b"", "row of 5"),
+        (["x", ME, YOU, [], []], b"", "kind is not an integer"),
+        ([99, ME, YOU, [], []], b"", "unknown kind 99"),
+        ([6, b"short", YOU, [ME], []], b"", "node id"),
+        ([6, NOBODY, YOU, [ME], []], b"", "no sender"),
+        ([6, ME, YOU, [b"short"], []], b"", "node id of 8 bytes"),
+        ([6, ME, YOU, [ME, ME], []], b"", "row of 1"),
+        ([11, ME, YOU, [-1], []], b"", "unsigned integer"),
+        ([11, ME, YOU, [True], []], b"", "unsigned integer"),
+        ([11, ME, YOU, [2**63], []], b"", "unsigned integer"),
+        ([3, ME, YOU, [7], []], b"", "not a text"),
+        ([3, ME, YOU, ["x" * 5000], []], b"", "not a text"),
+        ([31, ME, YOU, [1, 0], []], b"", "payload that is not there"),
+        ([31, ME, YOU, [1, 0], [9]], b"abc", "longer than the message"),
+        ([31, ME, YOU, [1, 0], [2]], b"abc", "1 bytes too many"),
+        ([31, ME, YOU, [1, 0], [-1]], b"abc", "longer than the message"),
+        ([31, ME, YOU, [1, 0], "x"], b"abc", "not a list"),
+        ([20, ME, YOU, [[[1, 0, 0, 9, 0]], None], [0]], b"", "no outcome of kind 9"),
+        ([13, ME, YOU, ["rows"], []], b"", "list of rows"),
+    ],
+)
+def test_malformed_fields_are_named(header: object, payload: bytes, complaint: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=complaint):
+        decode(frame(header, payload), LIMITS)
+
+
+def test_another_protocol_version_is_refused() -> None:
+    data = bytearray(encode(Envelope(ME, YOU, m.NoWork(1)), LIMITS))
+    data[0] += 1
+    with pytest.raises(RemoteProtocolError, match="not a message of protocol version 1"):
+        decode(bytes(data), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\xdd\xff\xff\xff\xff",  # a list of 2**32 - 1
+        b"\xdf\xff\xff\xff\xff",  # a map of as many
+        b"\xc6\xff\xff\xff\xff",  # as many bytes
+        b"\x91" * 100_000,  # lists in lists
+    ],
+)
+def test_bombs_are_refused_without_being_built(bomb: bytes) -> None:
+    data = bytes((MESSAGE_MARK,)) + len(bomb).to_bytes(4, "big") + bomb
+    with pytest.raises(RemoteProtocolError):
+        decode(data, LIMITS)
+
+
+def test_a_header_length_beyond_the_limit_is_refused() -> None:
+    limits = Limits(header_max=100)
+    with pytest.raises(RemoteProtocolError, match="the limit is 100"):
+        decode(bytes((MESSAGE_MARK,)) + (2**32 - 1).to_bytes(4, "big"), limits)
+    with pytest.raises(LocalProtocolError, match="the limit is 100"):
+        encode(Envelope(ME, YOU, m.ResultAck(tuple(range(100)))), limits)
+
+
+def test_a_message_beyond_the_limit_is_not_sent() -> None:
+    with pytest.raises(LocalProtocolError, match="the limit is 1000"):
+        encode(Envelope(ME, YOU, m.Status(1, bytes(2000))), Limits(message_max=1000))
+
+
+def test_a_payload_that_tasks_share_travels_once() -> None:
+    code = b"c" * 1000
+    tasks = tuple(v.GrantedTask(ME, serial, Token(0, 1), v.Spec(code, b"a")) for serial in range(10))
+    assert len(encode(Envelope(ME, YOU, m.Grant(1, tasks)), LIMITS)) < 2000
