@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,8 +16,8 @@ from p2pscoop._future import Future, make_future, name_of
 from p2pscoop._payload import (
     SpecEncoder,
     decode_outcome,
+    decode_program,
     decode_spec,
-    dumps,
     encode_error,
     encode_future,
     task_path,
@@ -26,29 +25,11 @@ from p2pscoop._payload import (
 from p2pscoop._port import Guest
 from p2pscoop._runtime import Runtime
 from p2pscoop._scheduler import Scheduler
-from p2pscoop.errors import InitializerError, PayloadError, TaskError
+from p2pscoop.errors import PayloadError, TaskError
 
-__all__ = ["Home", "describe_program"]
+__all__ = ["Home"]
 
 logger = logging.getLogger("p2pscoop")
-
-
-def describe_program(initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()) -> bytes:
-    """What other nodes have to know before they run tasks of this process.
-
-    Args:
-        initializer: called on each node before its first task.
-        initargs: its arguments.
-    """
-    return dumps(
-        {
-            "path": [entry for entry in sys.path if entry],
-            "cwd": os.getcwd(),
-            "argv": list(sys.argv),
-            # Pickled apart: a node that cannot unpickle it can still say so.
-            "initializer": None if initializer is None else dumps((initializer, initargs)),
-        }
-    )
 
 
 class Home:
@@ -230,24 +211,22 @@ class Home:
 
     # ------------------------------------------------------------------------------- home thread again
 
-    def _prepare(self, program: bytes) -> None:
-        description = pickle.loads(program)
+    def _prepare(self, data: bytes) -> None:
+        program = decode_program(data)
         # In the order of the origin, so that a name means the same module; what is not here does no harm.
-        known = [entry for entry in description["path"] if os.path.exists(entry)]
+        known = [entry for entry in program.path if os.path.exists(entry)]
         sys.path[:] = known + [entry for entry in sys.path if entry not in known]
-        sys.argv = description["argv"]
-        if os.path.isdir(description["cwd"]):
-            os.chdir(description["cwd"])
-        if description["initializer"] is None:
-            return
+        sys.argv = program.argv
+        if os.path.isdir(program.directory):
+            os.chdir(program.directory)
         try:
-            initializer, initargs = pickle.loads(description["initializer"])
-            initializer(*initargs)
+            program.initialize()
         except BaseException as error:
-            problem = InitializerError(f"initializer raised {type(error).__name__}: {error}")
+            # User code; `sys.exit` in it is as much a failure as anything else.
+            problem = f"the initializer raised {type(error).__name__}: {error}"
             logger.error("%s: %s", self.runtime.name, problem, exc_info=error)
             if self._on_broken is not None:
-                self._on_broken(str(problem))
+                self._on_broken(problem)
 
     def give_back(self) -> None:
         """Return all guests that have not been started to their owners, and accept no more."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import pickle
+import sys
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -27,11 +29,15 @@ from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError
 
 __all__ = [
     "PATH_SIZE",
+    "Program",
     "SpecEncoder",
     "decode_outcome",
+    "decode_program",
     "decode_spec",
     "dumps",
     "encode_error",
+    "encode_future",
+    "encode_program",
     "encode_value",
     "explain",
     "task_path",
@@ -152,6 +158,57 @@ def decode_spec(spec: Spec) -> tuple[Callable[..., Any], tuple[Any, ...], dict[s
         _codes.move_to_end(spec.code)
     args, kwargs, path = pickle.loads(spec.args)
     return work, args, kwargs, path
+
+
+# ---------------------------------------------------------------------------------------- programs
+
+
+class Program(NamedTuple):
+    """What a node has to know of a program before it runs its tasks.
+
+    Attributes:
+        path: `sys.path` of the origin.
+        directory: its working directory.
+        argv: its `sys.argv`.
+        initializer: function and arguments to be called first, pickled; None if there is none.
+    """
+
+    path: list[str]
+    directory: str
+    argv: list[str]
+    initializer: bytes | None
+
+    def initialize(self) -> None:
+        """Call the initializer. Raises whatever it raises, or its unpickling."""
+        if self.initializer is not None:
+            initializer, arguments = pickle.loads(self.initializer)
+            initializer(*arguments)
+
+
+def encode_program(initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()) -> bytes:
+    """What other nodes have to know before they run tasks of this process.
+
+    Args:
+        initializer: called on each node before its first task.
+        arguments: its arguments.
+
+    Raises:
+        NotPicklableError: initializer or arguments do not pickle.
+    """
+    pickled = None
+    if initializer is not None:
+        try:
+            pickled = dumps((initializer, arguments))
+        except Exception as error:
+            problem = explain((initializer, *arguments), "initializer and arguments", error)
+            raise NotPicklableError(f"the initializer cannot be pickled: {problem}") from error
+    path = [entry for entry in sys.path if entry]
+    return pickle.dumps(tuple(Program(path, os.getcwd(), list(sys.argv), pickled)), 5)
+
+
+def decode_program(data: bytes) -> Program:
+    """Undo `encode_program`. The initializer is not unpickled yet."""
+    return Program(*pickle.loads(data))
 
 
 # ---------------------------------------------------------------------------------------- outcomes

@@ -47,6 +47,7 @@ node takes as long as that."""
 
 _FEED_PAUSE_MIN_S = 0.001
 _FEED_PAUSE_MAX_S = 0.016
+_PUMP_PAUSE_S = 0.002
 _CONNECT_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
 _SEED_PEER = b"seed:"
@@ -209,7 +210,7 @@ class Runtime:
                 if later is not None:
                     deferred.append(later)
             self._note_hunger(now)
-            if self.node.wake_at() < self._keeper_until:
+            if self._due_at() < self._keeper_until:
                 self._ring()
         for action in deferred:
             action()
@@ -375,10 +376,9 @@ class Runtime:
     def _keep(self, waiting: bool) -> bool:
         """Sleep until something is due, and do it. Whether frames are still waiting to be sent."""
         with self._lock:
-            times = [self.node.wake_at(), *(at for at in (self._serve_at, self._arm_at) if at is not None)]
+            self._keeper_until = self._due_at()
             if waiting:
-                times.append(time.monotonic() + 0.002)
-            self._keeper_until = min(times)
+                self._keeper_until = min(self._keeper_until, time.monotonic() + _PUMP_PAUSE_S)
         pause = self._keeper_until - time.monotonic()
         if pause > 0:
             self._alarm.acquire(timeout=min(pause, 1.0))
@@ -398,6 +398,11 @@ class Runtime:
         if now >= self.node.wake_at():
             self.do(self.node.tick)
         return self.transport.pump()
+
+    def _due_at(self) -> float:
+        """When the keeper has something to do."""
+        times = (self.node.wake_at(), self._serve_at, self._arm_at)
+        return min(at for at in times if at is not None)
 
     def _serve(self, now: float) -> None:
         """Somebody announced tasks."""

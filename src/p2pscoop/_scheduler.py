@@ -166,6 +166,8 @@ class Scheduler:
         self._timer_number = 0
         self._bell = allocate_lock()
         self._bell.acquire()
+        self.resting = False
+        """Whether the loop has nothing to run, as far as it knows."""
         self._sleeping = False
         self._draining = False
         self._context = contextvars.copy_context()
@@ -180,6 +182,9 @@ class Scheduler:
         ranges = [each for strand in strands for each in tuple(strand.ranges)]
         available = len(self.inbox) + sum(len(strand.deque) for strand in strands)
         available += sum(len(each.items) for each in ranges)
+        if self.resting:
+            # This node is about to wake up for one of them; else two idle nodes pass a task to and fro.
+            available -= 1
         count = half(available, count_max)
         guests: list[Guest] = []
         while len(guests) < count:
@@ -489,6 +494,7 @@ class Scheduler:
 
     def _run(self, future: Future[Any]) -> None:
         """Run a claimed task at the bottom of a loop strand."""
+        self.resting = False
         self.depth = 1
         self.task = future
         self.executed += 1
@@ -538,6 +544,7 @@ class Scheduler:
         timeout = -1.0
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        self.resting = True
         self._sleeping = True
         try:
             if not (self.arrivals or self.inbox):
@@ -546,6 +553,8 @@ class Scheduler:
             self._sleeping = False
         if self.arrivals:
             self.poll()
+        if self.resumable or self.coroutines:
+            self.resting = False  # With a queued task it is over when that task is claimed.
         if self.resumable or self.coroutines or self.inbox or self.pinned or self.stocked:
             self.hooks.found()
 

@@ -16,8 +16,8 @@ from _thread import get_ident
 from dataclasses import dataclass
 
 from p2pscoop import _local, _machine
-from p2pscoop._home import Home, describe_program
-from p2pscoop._payload import PATH_SIZE
+from p2pscoop._home import Home
+from p2pscoop._payload import PATH_SIZE, encode_program
 from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._scheduler import Scheduler
@@ -103,7 +103,7 @@ def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: boo
         tcp=tcp,
         socket_name=ORIGIN_SOCKET,
         origin=True,
-        program=describe_program(),
+        program=encode_program(),
     )
     home.runtime.start()
     _session = Session(home, directory, own=own)

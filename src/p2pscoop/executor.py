@@ -20,8 +20,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
-from p2pscoop._home import describe_program
-from p2pscoop._payload import PATH_SIZE
+from p2pscoop._payload import PATH_SIZE, encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
@@ -208,7 +207,7 @@ class Executor(concurrent.futures.Executor):
         return [] if engine is None else engine.runtime.statistics()
 
     def _start(self) -> _Engine:
-        engine = _Engine(self._max_workers, describe_program(self._initializer, self._initargs))
+        engine = _Engine(self._max_workers, encode_program(self._initializer, self._initargs))
         self._engine = engine
         # An executor that is forgotten without a shutdown still has its futures to see to.
         self._finalizer = weakref.finalize(self, engine.finish_in_background)
