@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from p2pscoop.errors import ConfigurationError
@@ -122,6 +122,16 @@ def make_directory() -> str:
 def remove_directory(path: str) -> None:
     """Remove such a directory and the sockets in it."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_traces(directory: str, addresses: Sequence[str]) -> None:
+    """Remove the sockets of a process that is about to vanish, and their directory if it was the last one."""
+    for address in addresses:
+        if address.startswith("ipc://"):
+            with contextlib.suppress(OSError):
+                os.unlink(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 def host_name() -> str:

@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable
 from typing import IO, NoReturn
 
-from p2pscoop import _local
+from p2pscoop import _local, _machine
 from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, NodeConfig
 from p2pscoop._runtime import Runtime
@@ -105,6 +105,7 @@ class _Process:
             if line.strip() == b"leave":
                 self.home.scheduler.call_soon(self._leave)
         # Nobody is left who could want anything of this process. User code may hold the main thread.
+        _machine.remove_traces(self._config.directory, self.home.runtime.transport.addresses)
         os._exit(EXIT_LEFT)
 
     def _complain(self) -> None:

@@ -51,6 +51,8 @@ __all__ = ["Hooks", "Scheduler", "Strand"]
 
 logger = logging.getLogger("p2pscoop")
 
+_DRAIN_PAUSE_S = 0.01
+
 SPARE_MAX = 8
 """Loop strands that are kept for reuse when nothing runs on them."""
 
@@ -544,6 +546,9 @@ class Scheduler:
         timeout = -1.0
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        if self._draining:
+            # The last acknowledgement ends a drain, and wakes nobody.
+            timeout = _DRAIN_PAUSE_S
         self.resting = True
         self._sleeping = True
         try:

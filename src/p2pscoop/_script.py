@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 
-from p2pscoop import _session
+from p2pscoop import _machine, _session
 from p2pscoop._process_config import ORIGIN_VARIABLE, OriginConfig
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main() -> None:
     """Run the script of the command line as `__main__`."""
     config = OriginConfig.from_json(os.environ.pop(ORIGIN_VARIABLE))
     os.set_inheritable(config.tether, False)
-    threading.Thread(target=_watch, args=(config.tether,), name="p2pscoop-tether", daemon=True).start()
+    threading.Thread(target=_watch, args=(config,), name="p2pscoop-tether", daemon=True).start()
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
@@ -38,9 +38,10 @@ def main() -> None:
         raise
     except BaseException as error:
         session.failed = True
-        # As the interpreter would have done, without the frames that are not the script's.
+        # As the interpreter would have done, without the frame that is not the script's.
         frames = error.__traceback__
-        sys.excepthook(type(error), error, frames.tb_next if frames is not None else None)
+        error = error.with_traceback(frames.tb_next if frames is not None else None)
+        sys.excepthook(type(error), error, error.__traceback__)
         if isinstance(error, KeyboardInterrupt):
             _die_of_interrupt(session)
         sys.exit(1)
@@ -54,9 +55,10 @@ def _die_of_interrupt(session: _session.Session) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _watch(tether: int) -> None:
-    os.read(tether, 1)
-    # The launcher is gone, and with it whoever would see to the nodes.
+def _watch(config: OriginConfig) -> None:
+    os.read(config.tether, 1)
+    # The launcher is gone, and with it whoever would see to the nodes, and clean up.
+    _machine.remove_directory(config.directory)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
