@@ -4,7 +4,9 @@ Functions, classes and instances of `__main__` (and of a notebook) travel by val
 name: cloudpickle (https://github.com/cloudpipe/cloudpickle) decides. Function and arguments of a task are
 pickled apart, because many tasks share one function.
 
-What does not pickle fails with the path to the part that refuses, and fails alone.
+What does not pickle fails with the path to the part that refuses, and fails alone. Pickling and unpickling run
+user code, out of which anything may come: `BaseException` is caught throughout, so that a `sys.exit` in a
+`__reduce__` ends no thread of ours.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ class SpecEncoder:
         else:
             try:
                 data = dumps((args, kwargs, path))
-            except Exception as error:
+            except BaseException as error:
                 raise self._blame(work, args, kwargs, error) from error
         if len(data) + len(known[1]) > self._size_max:
             raise PayloadTooLargeError(
@@ -125,11 +127,11 @@ class SpecEncoder:
     def _dumps(self, value: Any, what: str, label: str) -> bytes:
         try:
             return dumps(value)
-        except Exception as error:
+        except BaseException as error:
             raise NotPicklableError(f"{what} cannot be pickled: {explain(value, label, error)}") from error
 
     def _blame(
-        self, work: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+        self, work: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
     ) -> NotPicklableError:
         parts = [(f"argument {index}", arg) for index, arg in enumerate(args)]
         parts += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
@@ -199,7 +201,7 @@ def encode_program(initializer: Callable[..., object] | None = None, arguments: 
     if initializer is not None:
         try:
             pickled = dumps((initializer, arguments))
-        except Exception as error:
+        except BaseException as error:
             problem = explain((initializer, *arguments), "initializer and arguments", error)
             raise NotPicklableError(f"the initializer cannot be pickled: {problem}") from error
     path = [entry for entry in sys.path if entry]
@@ -227,7 +229,7 @@ def encode_value(value: Any, name: str, where: str, size_max: int) -> Outcome:
     """A value as bytes, or the error that it has become because it does not pickle."""
     try:
         data = dumps(value)
-    except Exception as error:
+    except BaseException as error:
         return encode_error(
             NotPicklableError(f"the result of {name} cannot be pickled: {explain(value, 'result', error)}"), where
         )
@@ -247,12 +249,12 @@ def encode_error(error: BaseException, where: str) -> Outcome:
     text = "".join(traceback.format_exception(error))
     try:
         data: bytes | None = dumps(error)
-    except Exception:
+    except BaseException:
         data = None
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     try:
         message = str(error)
-    except Exception:
+    except BaseException:
         message = "(its text could not be made)"
     return Outcome(OutcomeKind.ERROR, pickle.dumps((data, name, message, f"on {where}:\n{text}"), 5))
 
@@ -265,7 +267,7 @@ def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
         if outcome.kind is OutcomeKind.VALUE:
             return DONE, pickle.loads(outcome.payload)
         data, name, message, text = pickle.loads(outcome.payload)
-    except Exception as error:
+    except BaseException as error:
         problem = RemoteError(
             f"the result does not unpickle here: {type(error).__name__}: {error}", type(error).__name__
         )
@@ -273,7 +275,7 @@ def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
         return FAILED, problem
     raised: Any = None
     if data is not None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             raised = pickle.loads(data)
     if not isinstance(raised, BaseException):
         raised = RemoteError(f"{name}: {message} (the exception itself does not survive pickling)", name, text)
@@ -287,15 +289,15 @@ _TRIES_MAX = 200
 _DEPTH_MAX = 6
 
 
-def _problem(value: Any) -> Exception | None:
+def _problem(value: Any) -> BaseException | None:
     try:
         dumps(value)
-    except Exception as error:
+    except BaseException as error:
         return error
     return None
 
 
-def explain(value: Any, label: str, error: Exception) -> str:
+def explain(value: Any, label: str, error: BaseException) -> str:
     """Where in a value the part is that does not pickle, and what pickle says about it.
 
     Args:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-
-
 def test_a_chain_of_blocking_tasks(script: Callable[[str], object]) -> None:
     result = script(
         """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 
 import pytest
+from tests.conftest import descendants, eventually
 
 from p2pscoop import Executor, futures
 from p2pscoop.errors import (
@@ -23,7 +24,6 @@ from p2pscoop.errors import (
     RemoteTraceback,
     TaskExitError,
 )
-from tests.conftest import descendants, eventually
 
 
 def square(x: int) -> int:
@@ -94,7 +94,7 @@ def test_exceptions(shared: Executor) -> None:
 
 
 def test_exit(shared: Executor) -> None:
-    with pytest.raises(TaskExitError, match="sys.exit"):
+    with pytest.raises(TaskExitError, match=r"sys\.exit"):
         shared.submit(os.sys.exit, 3).result()  # type: ignore[attr-defined]
     assert shared.submit(square, 2).result() == 4
 

@@ -73,7 +73,13 @@ def test_keyword_arguments_reach_the_function() -> None:
 
 @pytest.mark.parametrize(
     "work",
-    [square, lambda x: x * x, functools.partial(pow, exp=2), 7 .__mul__, type("C", (), {"__call__": lambda s, x: 49})()],
+    [
+        square,
+        lambda x: x * x,
+        functools.partial(pow, exp=2),
+        (7).__mul__,
+        type("C", (), {"__call__": lambda s, x: 49})(),
+    ],
     ids=["function", "lambda", "partial", "bound method", "callable object"],
 )
 def test_anything_callable(work: Callable[[int], int]) -> None:
@@ -471,9 +477,7 @@ def test_a_result_that_does_not_pickle_fails_alone(elsewhere: Callable[..., futu
     assert elsewhere(square, 3).result() == 9
 
 
-def test_an_argument_that_does_not_pickle_stays_at_home(
-    nodes: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_argument_that_does_not_pickle_stays_at_home(nodes: int, caplog: pytest.LogCaptureFixture) -> None:
     if nodes == 1:
         pytest.skip("nothing is pickled on one node")
     lock = threading.Lock()

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-
 from tests.conftest import TIMEOUT_S, Script, eventually, nodes_of
 
 WriteScript = Callable[..., Script]

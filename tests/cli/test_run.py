@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import TIMEOUT_S, Script, eventually
 
 WriteScript = Callable[..., Script]

@@ -1,0 +1,248 @@
+"""Nodes are killed, stopped and abandoned; results are exact all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.conftest import TIMEOUT_S, Script, eventually, nodes_of
+
+from p2pscoop import Executor, futures
+from p2pscoop._local import current
+
+WriteScript = Callable[..., Script]
+
+
+def fib(n: int) -> int:
+    if n < 2:
+        return n
+    a, b = futures.submit(fib, n - 1), futures.submit(fib, n - 2)
+    return a.result() + b.result()
+
+
+def work(x: int) -> int:
+    until = time.perf_counter() + 0.01
+    while time.perf_counter() < until:
+        pass
+    return x * x
+
+
+class Assassin(threading.Thread):
+    """Kills a random node of this test every so often."""
+
+    def __init__(self, every_s: float, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.killed = 0
+        self._every_s = every_s
+        self._rng = random.Random(seed)
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        while not self._enough.wait(self._every_s):
+            victims = nodes_of()
+            if victims:
+                os.kill(self._rng.choice(victims), signal.SIGKILL)
+                self.killed += 1
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+
+
+def requeued() -> int:
+    return int(current().hooks.runtime.node.counters.requeued)  # type: ignore[attr-defined]
+
+
+def test_nested_tasks_survive_kills(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(4)
+    assassin = Assassin(0.3, seed=1)
+    assassin.start()
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 4:
+            assert futures.submit(fib, 24).result() == 46368
+    finally:
+        assassin.stop()
+    assert assassin.killed >= 5
+
+
+def test_maps_survive_kills(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(3)
+    assassin = Assassin(0.4, seed=2)
+    assassin.start()
+    try:
+        assert list(futures.map(work, range(600))) == [x * x for x in range(600)]
+    finally:
+        assassin.stop()
+    assert assassin.killed >= 2
+    assert requeued() > 0
+
+
+def test_an_executor_survives_kills() -> None:
+    assassin = Assassin(0.4, seed=3)
+    with Executor(3) as executor:
+        executor.submit(work, 1).result()
+        assassin.start()
+        try:
+            assert list(executor.map(work, range(500))) == [x * x for x in range(500)]
+        finally:
+            assassin.stop()
+    assert assassin.killed >= 2
+
+
+def test_the_origin_finishes_alone(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(3)
+    from p2pscoop import _session
+
+    assert _session._session is not None
+    supervisor = _session._session.supervisor
+    assert supervisor is not None
+    results = futures.map(work, range(300))
+    assert next(results) == 0
+    # The supervisor first, so that nobody restarts anything.
+    supervisor.kill()
+    supervisor.wait()
+    for pid in nodes_of():
+        os.kill(pid, signal.SIGKILL)
+    assert list(results) == [x * x for x in range(1, 300)]
+    assert current().hooks.size() == 1
+
+
+def test_a_node_that_stops_for_a_second_loses_nothing(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(3)
+    results = futures.map(work, range(300))
+    assert next(results) == 0
+    victim = nodes_of()[0]
+    os.kill(victim, signal.SIGSTOP)
+    timer = threading.Timer(1.0, os.kill, (victim, signal.SIGCONT))
+    timer.start()
+    assert list(results) == [x * x for x in range(1, 300)]
+    timer.join()
+    assert requeued() == 0
+
+
+def test_a_task_that_silences_its_node_loses_nothing(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(2)
+
+    def hold_the_interpreter() -> int:
+        # One long call into C that does not let other threads run.
+        return pow(3 + os.getpid() * 0, 4_000_000).bit_length()
+
+    sizes = {each.result() for each in [futures.submit(hold_the_interpreter) for _ in range(4)]}
+    assert len(sizes) == 1
+    assert requeued() == 0
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("os._exit(9)", "ended with status 9"),
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+        ("os.abort()", "was killed by SIGABRT"),
+        ("ctypes.string_at(0)", "was killed by SIGSEGV"),
+    ],
+)
+def test_a_task_that_takes_its_node_along_the_first_time(
+    script: WriteScript, tmp_path: object, way: str, words: str
+) -> None:
+    """Whatever ends a node, the task runs again and the program goes on."""
+    result = script(
+        f"""
+        import ctypes, faulthandler, os, sys, time
+        from p2pscoop import futures
+
+        faulthandler.disable()
+        home = os.getpid()
+
+        def fragile(mark):
+            if os.getpid() != home and not os.path.exists(mark):
+                open(mark, "w").close()
+                {way}
+            time.sleep(0.05)
+            return os.getpid() != home
+
+        mark = sys.argv[1]
+        many = [futures.submit(fragile, mark) for _ in range(30)]
+        print(sum(each.result() for each in many) > 0, os.path.exists(mark))
+        """
+    ).run(f"{tmp_path}/mark", nodes=2)
+    assert (result.returncode, result.stdout) == (0, "True True\n"), result.stderr
+    assert words in result.stderr
+    assert "starting it again" in result.stderr
+
+
+def test_a_dead_origin_takes_its_cluster_along(script: WriteScript) -> None:
+    process = script(
+        """
+        import os, time
+        from p2pscoop import futures
+        for _ in range(4):
+            futures.submit(time.sleep, 1000)
+        print(os.getpid(), flush=True)
+        futures.submit(time.sleep, 1000).result()
+        """
+    ).start(nodes=3)
+    assert process.stdout is not None
+    origin = int(process.stdout.readline())
+    eventually(lambda: len(nodes_of()) == 2)
+    os.kill(origin, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert nodes_of() == []
+
+
+EXIT_PROGRAM = """
+    import sys
+    from p2pscoop import Executor, futures
+    kind = int(sys.argv[1]) % 4
+    if kind == 0:
+        assert list(futures.map(abs, range(50))) == list(range(50))
+    elif kind == 1:
+        futures.submit(abs, 1)
+    elif kind == 2:
+        with Executor(1) as executor:
+            assert executor.submit(abs, -1).result() == 1
+    else:
+        executor = Executor(1)
+        executor.submit(abs, -1)
+        futures.submit(abs, -1).result()
+"""
+
+
+def test_exits_are_clean(script: WriteScript) -> None:
+    """The full count is `python -m benchmarks.exits`."""
+    program = script(EXIT_PROGRAM)
+    for number in range(24):
+        nodes = 2 if number % 3 == 0 else None
+        result = program.run(str(number), nodes=nodes, env={"P2PSCOOP_NODES": "2"})
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), number
+
+
+def test_statistics_add_up(script: WriteScript) -> None:
+    """What nodes say they executed is what there was to execute."""
+    result = script(
+        """
+        import json
+        import p2pscoop
+        from p2pscoop import futures
+
+        def fib(n):
+            if n < 2:
+                return n
+            a, b = futures.submit(fib, n - 1), futures.submit(fib, n - 2)
+            return a.result() + b.result()
+
+        futures.submit(fib, 24).result()
+        print(json.dumps([each.executed for each in p2pscoop.statistics()]))
+        """
+    ).run(nodes=3)
+    assert result.stderr == ""
+    executed = json.loads(result.stdout)
+    assert len(executed) == 3
+    assert sum(executed) == 150_049
