@@ -67,7 +67,7 @@ class Future(Generic[T]):
     _scheduler: Scheduler
     _parent: Future[Any] | None
     _index: int  # among the tasks of its parent
-    _path: bytes  # once somebody has asked for it
+    _path: bytes | None  # once somebody has asked for it
     _spawned: int  # how many tasks it has spawned
     _state: int
     _work: Any  # the function; the coroutine once there is one
@@ -311,6 +311,7 @@ def make_future(
     future._kwargs = kwargs
     future._parent = parent
     future._index = index
+    future._path = None
     future._spawned = 0
     future._state = QUEUED
     future._ticket = True

@@ -85,6 +85,7 @@ def submit(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T
     future._kwargs = kwargs
     future._parent = task
     future._index = index
+    future._path = None
     future._spawned = 0
     future._state = QUEUED
     future._ticket = True

@@ -73,7 +73,7 @@ def task_path(future: Future[Any]) -> bytes:
     """What names a task whatever node runs it: derived from its parent's path and its number there."""
     chain: list[Future[Any]] = []
     each: Future[Any] = future
-    while not hasattr(each, "_path"):
+    while each._path is None:
         chain.append(each)
         assert each._parent is not None, "the main program's task has a path"
         each = each._parent

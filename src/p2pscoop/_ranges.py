@@ -12,6 +12,7 @@ more than `AHEAD_MAX` beyond the one that it waits for: iterables may be infinit
 from __future__ import annotations
 
 import time
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
@@ -69,6 +70,8 @@ class Range:
         self._drawn = 0
         self._consumed = 0
         self._ended: dict[int, Future[Any]] = {}
+        self._item = self._claimed(0, ())
+        """Stands for the item that is run in place."""
         self._wanted: int | None = None
         self._wake: Callable[[], None] | None = None
         self._draw()
@@ -112,69 +115,80 @@ class Range:
 
     # --------------------------------------------------------------------------- for who iterates
 
-    def __iter__(self) -> Generator[Any, None, None]:
+    def results(self) -> Generator[Any, None, None]:
+        """What the caller of `map` iterates over."""
+        return self._in_order() if self._ordered else self._as_they_end()
+
+    def _in_order(self) -> Generator[Any, None, None]:
+        items, ended = self.items, self._ended
+        index = 0
         try:
-            yield from self._in_order() if self._ordered else self._as_they_end()
+            while True:
+                if self._drawn - index <= AHEAD_MAX // 2:
+                    self._draw()
+                if ended and index in ended:
+                    yield ended.pop(index).result()
+                else:
+                    try:
+                        first, args = items.popleft()
+                    except IndexError:
+                        if index == self._drawn:
+                            break
+                        self._wait_for(index)
+                        continue
+                    if first != index:
+                        # This one is under way elsewhere; the rest is for the loop.
+                        items.appendleft((first, args))
+                        self._wait_for(index)
+                        continue
+                    yield self._run(index, args)
+                index += 1
+                self._consumed = index
+            self._raise_source_error()
         finally:
             self._close()
 
-    def _in_order(self) -> Generator[Any, None, None]:
-        items = self.items
-        index = 0
-        while True:
-            if self._drawn - index <= AHEAD_MAX // 2:
-                self._draw()
-            if index in self._ended:
-                yield self._ended.pop(index).result()
-            else:
-                try:
-                    first, args = items.popleft()
-                except IndexError:
-                    if index == self._drawn:
-                        break
-                    self._wait_for(index)
-                    continue
-                if first == index:
-                    yield self._run(index, args)
-                else:
-                    # This one is under way elsewhere; the rest is for the loop.
-                    items.appendleft((first, args))
-                    self._wait_for(index)
-                    continue
-            index += 1
-            self._consumed = index
-        self._raise_source_error()
-
     def _as_they_end(self) -> Generator[Any, None, None]:
-        while True:
-            if self._drawn - self._consumed <= AHEAD_MAX // 2:
-                self._draw()
-            if self._ended:
-                yield self._ended.pop(next(iter(self._ended))).result()
-            elif self.items:
-                try:
-                    index, args = self.items.popleft()
-                except IndexError:
-                    continue  # A thief was faster.
-                yield self._run(index, args)
-            elif self._consumed < self._drawn:
-                self._wait_for(None)
-                continue
-            else:
-                break
-            self._consumed += 1
-        self._raise_source_error()
+        items, ended = self.items, self._ended
+        try:
+            while True:
+                if self._drawn - self._consumed <= AHEAD_MAX // 2:
+                    self._draw()
+                if ended:
+                    yield ended.pop(next(iter(ended))).result()
+                elif items:
+                    try:
+                        index, args = items.popleft()
+                    except IndexError:
+                        continue  # A thief was faster.
+                    yield self._run(index, args)
+                elif self._consumed < self._drawn:
+                    self._wait_for(None)
+                    continue
+                else:
+                    break
+                self._consumed += 1
+            self._raise_source_error()
+        finally:
+            self._close()
 
     def _run(self, index: int, args: tuple[Any, ...]) -> Any:
         """Run an item in place: the frame that iterates waits for it."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise TimeoutError
         scheduler = self._scheduler
-        item = self._claimed(index, args)
+        if get_ident() != scheduler.thread:
+            raise scheduler.wrong_thread()
         depth = scheduler.depth
         if depth >= DEPTH_MAX:
+            item = self._claimed(index, args)
             scheduler.handoff.append(item)
             return self._result_of(item)
+        item = self._item
+        if item._spawned or item._path is not None:
+            # The last one has children, or a name, which depend on its number: it cannot be used again.
+            item = self._item = self._claimed(index, ())
+        item._index = index
         task = scheduler.task
         scheduler.depth = depth + 1
         scheduler.task = item
@@ -184,11 +198,13 @@ class Range:
         except BaseException as error:
             scheduler.depth = depth
             scheduler.task = task
+            self._item = self._claimed(index, ())
             scheduler.fail(item, error)
             return item.result()
         scheduler.depth = depth
         scheduler.task = task
         if type(value) is CoroutineType:
+            self._item = self._claimed(index, ())
             scheduler.begin_coroutine(item, value)
             return self._result_of(item)
         return value

@@ -47,6 +47,8 @@ node takes as long as that."""
 
 _FEED_PAUSE_MIN_S = 0.001
 _FEED_PAUSE_MAX_S = 0.016
+_SURRENDER_S = 0.005
+"""How long pickling for one thief may take, if there is something for it: meanwhile no other gets an answer."""
 _PUMP_PAUSE_S = 0.002
 _CONNECT_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
@@ -190,8 +192,9 @@ class Runtime:
         self._stopping = True
         self._ring()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            while thread.is_alive():
+                self.transport.wake()
+                thread.join(0.05)
         self.transport.close()
 
     def is_own_thread(self) -> bool:
@@ -288,9 +291,10 @@ class Runtime:
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
         offers: list[tuple[object, int | None, Spec]] = []
         weight = 0
+        until = time.monotonic() + _SURRENDER_S
         for task in own:
-            if weight > self.limits.frame_max:
-                # Enough for one message: the rest goes back to where it was.
+            if weight > self.limits.frame_max or (offers and time.monotonic() > until):
+                # Enough for one message, or for one steal: the rest goes back to where it was.
                 self.port.come_home(task, self.port.serial_of(task))
                 continue
             try:

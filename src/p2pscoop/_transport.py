@@ -25,6 +25,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -37,9 +38,13 @@ from p2pscoop.errors import ConfigurationError, StartError
 
 __all__ = ["LinkEvent", "NngTransport", "Transport"]
 
-_RECEIVE_TIMEOUT_MS = 100
+_RECEIVE_TIMEOUT_MS = 2000
+"""A time-out costs over a millisecond of work; `wake` ends the wait when there is a reason."""
 _RECEIVE_QUEUE = 64
 _SEND_QUEUE = 64
+_WAKE_TIMEOUT_MS = 500
+_WAKE_FRAME = b"\x00"
+"""Neither a message nor a fragment."""
 _RECONNECT_MIN_MS = 10
 _RECONNECT_MAX_MS = 1000
 _IPC_PATH_MAX = 100
@@ -71,11 +76,15 @@ class Transport(Protocol):
         ...
 
     def receive(self) -> bytes | None:
-        """The next message, or None after a short while without one.
+        """The next message, or None after a while without one.
 
         Raises:
             RemoteProtocolError: a fragment was malformed; it is dropped.
         """
+        ...
+
+    def wake(self) -> None:
+        """Let a `receive` that is under way return, soon."""
         ...
 
     def pump(self) -> bool:
@@ -239,7 +248,17 @@ class NngTransport:
             return None
         except pynng.Closed:
             return None
-        return self._assembler.feed(frame)
+        except RuntimeError:
+            return None  # pynng cannot unpack an empty frame; nobody of ours sends one.
+        return None if frame == _WAKE_FRAME else self._assembler.feed(frame)
+
+    def wake(self) -> None:
+        """See `Transport`."""
+        with pynng.Push0(send_timeout=_WAKE_TIMEOUT_MS) as socket_to_self, contextlib.suppress(pynng.NNGException):
+            socket_to_self.dial(self.addresses[0], block=False)
+            socket_to_self.send(_WAKE_FRAME)
+            # NNG does not wait for what is queued: let the receiver have it first.
+            time.sleep(0.001)
 
     def pump(self) -> bool:
         """See `Transport`."""

@@ -112,7 +112,7 @@ def _map(
         raise ValueError("chunksize must be >= 1.")
     scheduler = _scheduler()
     deadline = None if timeout is None else time.monotonic() + timeout
-    return iter(Range(scheduler, fn, iterables, ordered=ordered, deadline=deadline))
+    return Range(scheduler, fn, iterables, ordered=ordered, deadline=deadline).results()
 
 
 def wait(

@@ -8,6 +8,7 @@ import random
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,10 +37,16 @@ class Endpoint:
         self._stop = False
         self._thread = threading.Thread(target=self._receive)
         self._thread.start()
+        self._pump_thread = threading.Thread(target=self._pump)
+        self._pump_thread.start()
+
+    def _pump(self) -> None:
+        while not self._stop:
+            self.transport.pump()
+            time.sleep(0.001)
 
     def _receive(self) -> None:
         while not self._stop:
-            self.transport.pump()
             try:
                 data = self.transport.receive()
             except RemoteProtocolError as error:
@@ -50,7 +57,10 @@ class Endpoint:
 
     def close(self) -> None:
         self._stop = True
-        self._thread.join()
+        while self._thread.is_alive():
+            self.transport.wake()
+            self._thread.join(0.05)
+        self._pump_thread.join()
         self.transport.close()
 
 
@@ -194,7 +204,7 @@ def push(address: str, *frames: bytes) -> None:
 
 def test_malformed_fragments_are_reported_and_survived(endpoint: Callable[..., Endpoint]) -> None:
     there = endpoint("there", ("127.0.0.1", 0))
-    push(there.transport.addresses[1], b"\xf0short", b"\xf0" + bytes(24), b"Qfine")
+    push(there.transport.addresses[1], b"\xf0short", b"", b"\xf0" + bytes(24), b"Qfine")
     eventually(lambda: there.received == [b"Qfine"])
     assert len(there.errors) == 2
 
