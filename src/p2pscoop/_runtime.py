@@ -4,8 +4,9 @@ Two threads of its own. The *I/O thread* receives, and answers thieves by itself
 *keeper* keeps time: it ticks the core, sends what had to wait, and feeds thieves that registered when there was
 nothing. Whatever runs tasks (or only submits them) is behind a `Port`.
 
-The core is entered under one lock, in which effects are also carried out, so that two threads never act on
-the core's orders in the wrong order. Only pickling for a thief, and what runs user code, happens outside.
+The core is entered under one lock. Orders that put tasks into the queue or take them out are carried out under
+it too, so that two threads never do so in the wrong order. Everything else happens outside: sending, since the
+protocol bears any order of messages; pickling for a thief; and what may run user code.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ class Runtime:
             program=program,
         )
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
-            fx.Send: lambda effect: self._send(effect.recipient, effect.message),
-            fx.SendToSeeds: lambda effect: self._send_to_seeds(effect.message),
+            fx.Send: lambda effect: lambda: self._send(effect.recipient, effect.message),
+            fx.SendToSeeds: lambda effect: lambda: self._send_to_seeds(effect.message),
             fx.Disconnect: lambda effect: lambda: self._disconnect(effect.peer),
             fx.Surrender: lambda effect: lambda: self._surrender(effect),
             fx.Enqueue: lambda effect: port.enqueue([Guest(key, spec) for key, spec in effect.tasks]),
@@ -163,8 +164,8 @@ class Runtime:
             fx.Refused: lambda effect: lambda: port.refused(effect.reason),
             fx.Arrived: lambda effect: lambda: port.arrived(effect.info),
             fx.Departed: lambda effect: lambda: port.departed(effect.info, effect.reason, effect.failed),
-            fx.Report: lambda effect: self._report(effect.peer, effect.query),
-            fx.StatusArrived: lambda effect: self._on_status(effect.peer, effect.query, effect.counters),
+            fx.Report: lambda effect: lambda: self._report(effect.peer, effect.query),
+            fx.StatusArrived: lambda effect: lambda: self._on_status(effect.peer, effect.query, effect.counters),
         }
         self._threads = [
             threading.Thread(target=self._receive_loop, name=f"p2pscoop-io-{name}", daemon=True),
@@ -305,7 +306,7 @@ class Runtime:
             weight += len(spec.args)
             offers.append((task, self.port.serial_of(task), spec))
         keys = [guest.key for guest in guests]
-        self.do(lambda now: self.node.give(now, effect.thief, effect.steal, offers, keys))
+        self.do(lambda now: self.node.give(now, effect.thief, effect.steal, offers, keys, answer=effect.answer))
 
     def _on_joined(self) -> None:
         for seed in self._seeds:
@@ -341,8 +342,7 @@ class Runtime:
 
     def _report(self, peer: NodeId, query: int) -> None:
         data: bytes = msgpack.packb(self._counters())
-        for effect in self.node.report(peer, query, data):
-            self._handlers[type(effect)](effect)
+        self.do(lambda _: self.node.report(peer, query, data))
 
     def _on_status(self, peer: NodeId, query: int, data: bytes) -> None:
         try:

@@ -102,6 +102,8 @@ class Surrender(Effect):
     thief: NodeId
     steal: int
     count_max: int
+    answer: bool
+    """Whether the thief waits for an answer, or is to hear of it only when there is something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ class Node:
         effects: list[Effect] = []
         for thief, steal in self._waiting.waiting(now):
             if self.membership.is_alive(thief):
-                effects.append(Surrender(thief, steal, self.limits.steal_batch_max))
+                effects.append(Surrender(thief, steal, self.limits.steal_batch_max, answer=False))
             else:
                 self._waiting.discard(thief)
         return effects
@@ -253,6 +253,8 @@ class Node:
         steal: int,
         own: Sequence[tuple[object, int | None, Spec]],
         held: Sequence[TaskKey],
+        *,
+        answer: bool = True,
     ) -> list[Effect]:
         """Grant tasks to a thief: the answer to `Surrender`.
 
@@ -260,6 +262,7 @@ class Node:
             now: the time.
             thief: from `Surrender`.
             steal: from `Surrender`.
+            answer: from `Surrender`.
             own: this node's tasks, each as (handle, serial if it was lent before, spec).
             held: tasks of others, out of the queue.
         """
@@ -275,7 +278,7 @@ class Node:
             if record is not None and record.spec is not None:
                 tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
         if not tasks:
-            return [] if thief in self._waiting else self._to(thief, NoWork(steal))
+            return self._to(thief, NoWork(steal)) if answer else []
         self._waiting.discard(thief)
         self.counters.given += len(tasks)
         return self._to(thief, self._deliveries.add_grant(now, thief, steal, tasks))
@@ -446,9 +449,9 @@ class Node:
         if message.lifeline and not self.leaving:
             self._waiting.add(now, sender, message.steal)
         else:
-            # It is up and asking again: an older registration must not swallow the answer.
-            self._waiting.discard(sender)
-        return [Surrender(sender, message.steal, min(message.count_max, self.limits.steal_batch_max))]
+            self._waiting.discard(sender)  # It asks elsewhere next, or goes quiet: then it says so.
+        count_max = min(message.count_max, self.limits.steal_batch_max)
+        return [Surrender(sender, message.steal, count_max, answer=not message.lifeline)]
 
     def _on_no_work(self, now: float, sender: NodeId, message: NoWork) -> list[Effect]:
         self.counters.steals_failed += 1
@@ -533,8 +536,10 @@ class Node:
         if message.results:
             effects += self._to(sender, ResultAck(tuple(result.serial for result in message.results)))
         if message.steal is not None:
-            steal = Steal(message.steal, self.limits.steal_batch_max, lifeline=False)
-            effects += self._on_steal(now, sender, steal)
+            # Whoever owns the last task of a thief is the likeliest to have the next one, and soon.
+            if not self.leaving:
+                self._waiting.add(now, sender, message.steal)
+            effects.append(Surrender(sender, message.steal, self.limits.steal_batch_max, answer=True))
         return effects
 
     def _on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:

@@ -163,9 +163,6 @@ class WaitingThieves:
     def __len__(self) -> int:
         return len(self._until)
 
-    def __contains__(self, thief: NodeId) -> bool:
-        return thief in self._until
-
     def add(self, now: float, thief: NodeId, steal: int) -> None:
         """Remember a thief until it is fed, or has not renewed for two refreshes."""
         self._until[thief] = now + 2.5 * self._limits.lifeline_refresh_s

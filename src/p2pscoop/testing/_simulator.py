@@ -171,7 +171,9 @@ class _SimNode:
             else:
                 del self.by_key[task.key]
                 held.append(task.key)
-        self.carry_out(self.node.give(self.network.now, effect.thief, effect.steal, own, held))
+        self.carry_out(
+            self.node.give(self.network.now, effect.thief, effect.steal, own, held, answer=effect.answer)
+        )
 
     def _enqueue(self, effect: fx.Enqueue) -> None:
         for key, spec in effect.tasks:
