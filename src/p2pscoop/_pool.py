@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from functools import partial
 from typing import Any
 
 from p2pscoop._core.deque import take_oldest
@@ -107,7 +108,8 @@ class Pool:
         task = _Task(next(self._numbers), future, work, args, kwargs)
         with self._idle:
             self._unfinished[task.number] = task
-        future.add_done_callback(lambda _: self._forget(task))
+        # By number: a callback that held the task would close a cycle, and keep arguments and result alive in it.
+        future.add_done_callback(partial(self._forget, task.number))
         self._queue.append(task)
         self._announce()
         return future
@@ -132,11 +134,11 @@ class Pool:
         with self._idle:
             return list(self._unfinished.values())
 
-    def _forget(self, task: _Task) -> None:
-        # Let go of the arguments at once, whoever keeps the task.
-        task.args, task.kwargs, task.work = (), {}, _gone
+    def _forget(self, number: int, _: Future[Any]) -> None:
         with self._idle:
-            self._unfinished.pop(task.number, None)
+            task = self._unfinished.pop(number)
+            # Let go of the arguments at once, whoever keeps the task.
+            task.args, task.kwargs, task.work = (), {}, _gone
             if not self._unfinished:
                 self._idle.notify_all()
 
