@@ -64,6 +64,8 @@ class _Process:
                 tcp=None if config.listen is None else (config.listen, 0),
             )
         except (ConfigurationError, StartError) as error:
+            if not os.path.isdir(config.directory):
+                return EXIT_LEFT  # The program has ended, and its directory with it, before this node was ready.
             print(f"p2pscoop: {error}", file=sys.stderr)
             return EXIT_FAILED
         scheduler = home.scheduler

@@ -44,6 +44,7 @@ def shared() -> Iterator[Executor]:
     """One executor for the tests that leave it as it was."""
     with Executor(2) as executor:
         executor.submit(square, 1).result()
+        eventually(lambda: len(executor.statistics()) == 3)
         yield executor
 
 
@@ -274,6 +275,8 @@ def test_the_initializer_runs_on_every_node_first() -> None:
             time.sleep(0.05)
             return os.environ.get("REMEMBERED"), os.getpid()
 
+        executor.submit(square, 1).result()
+        eventually(lambda: len(executor.statistics()) == 3)
         seen = set(executor.map(read, range(8)))
     assert {value for value, _ in seen} == {"yes"}
     assert len(seen) == 2

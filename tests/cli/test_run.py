@@ -85,13 +85,16 @@ def test_modules_beside_the_script_are_found_everywhere(script: WriteScript, tmp
     result = script(
         """
         import time
+        import p2pscoop
         from p2pscoop import futures
         import helper_module
 
         def slow(x):
-            time.sleep(0.05)
+            time.sleep(0.1)
             return helper_module.where(x)
 
+        while len(p2pscoop.statistics()) < 3:
+            time.sleep(0.01)
         print(len(set(futures.map(slow, range(12)))))
         """
     ).run(nodes=3)
@@ -294,12 +297,15 @@ def test_a_plain_script_starts_nodes_by_itself(script: WriteScript) -> None:
     result = script(
         """
         import os, time
+        import p2pscoop
         from p2pscoop import futures
 
         def where(_):
-            time.sleep(0.05)
+            time.sleep(0.1)
             return os.getpid()
 
+        while len(p2pscoop.statistics()) < 3:
+            time.sleep(0.01)
         print(len(set(futures.map(where, range(12)))))
         """
     ).run(env={"P2PSCOOP_NODES": "3"})
