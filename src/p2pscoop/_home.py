@@ -236,7 +236,7 @@ class Home:
             guest = self.scheduler.inbox.popleft()
             if guest.claim():
                 self._queued.pop(guest.key, None)
-                keys.append(guest.key)
+                keys.append((guest.key, None))
         self.runtime.do(lambda now: self.runtime.node.give_back(now, keys))
 
 

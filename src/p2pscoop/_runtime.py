@@ -305,7 +305,7 @@ class Runtime:
                 continue
             weight += len(spec.args)
             offers.append((task, self.port.serial_of(task), spec))
-        keys = [guest.key for guest in guests]
+        keys = [(guest.key, None) for guest in guests]
         self.do(lambda now: self.node.give(now, effect.thief, effect.steal, offers, keys, answer=effect.answer))
 
     def _on_joined(self) -> None:

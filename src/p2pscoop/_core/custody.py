@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2pscoop._core.ids import FIRST_TOKEN, NodeId, TaskKey, Token
-from p2pscoop._core.values import Outcome, Spec, TaskEntry
+from p2pscoop._core.values import Outcome, Spec, SpecKind, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = [
@@ -142,16 +142,17 @@ class OwnerLedger:
         record.lease_until = now + self._lease_s
         return record
 
-    def on_accept(self, now: float, holder: NodeId, serial: int, token: Token) -> None:
-        """The thief, or a later holder, says that it has the task."""
+    def on_accept(self, now: float, holder: NodeId, serial: int, token: Token) -> Lent | None:
+        """The thief, or a later holder, says that it has the task. The record, if a continuation left with it."""
         record = self._records.get(serial)
         if record is None or record.state is OwnerState.HOME or token < record.token:
-            return  # Settled, home again, or passed on meanwhile: an old message.
+            return None  # Settled, home again, or passed on meanwhile: an old message.
         record.advance(OwnerEvent.ACCEPTED)
+        spec, record.spec = record.spec, None
         record.token = token
         record.holder = holder
-        record.spec = None
         record.lease_until = now + self._lease_s
+        return record if spec is not None and spec.kind is SpecKind.CONTINUATION else None
 
     def on_reject(self, holder: NodeId, serial: int, token: Token) -> Lent | None:
         """The thief does not want it. The record, if that brings it home."""
@@ -165,17 +166,22 @@ class OwnerLedger:
             return None
         return self._bring_home(record, OwnerEvent.REJECTED, record.token.passed())
 
-    def on_holding(self, now: float, holder: NodeId, entries: Iterable[TaskEntry]) -> tuple[TaskEntry, ...]:
-        """Renew the leases of these custodies; those that are in vain are returned."""
+    def on_holding(
+        self, now: float, holder: NodeId, entries: Iterable[TaskEntry]
+    ) -> tuple[tuple[TaskEntry, ...], list[Lent]]:
+        """Renew the leases of these custodies. Those that are in vain, and records as of `on_accept`."""
         obsolete = []
+        released = []
         for entry in entries:
             record = self._records.get(entry.serial)
             if record is None or record.state is OwnerState.HOME or entry.token < record.token:
                 # Race 3 of CUSTODY.md: the verdict names the custody it judged, and binds no later one.
                 obsolete.append(entry)
             else:
-                self.on_accept(now, holder, entry.serial, entry.token)
-        return tuple(obsolete)
+                record = self.on_accept(now, holder, entry.serial, entry.token)
+                if record is not None:
+                    released.append(record)
+        return tuple(obsolete), released
 
     def on_return(self, serial: int, token: Token) -> Lent | None:
         """A holder grants the task back to its owner. The record, if that brings it home."""
@@ -227,8 +233,9 @@ class HolderState(Enum):
     """What a holder does with a task of somebody else. Ended custodies leave a tombstone."""
 
     QUEUED = auto()
+    """Not started yet, or suspended and ready to go on: to be run here, or passed on."""
     RUNNING = auto()
-    """Started, or suspended after having been started."""
+    """Started, or suspended and waiting."""
     OFFERED = auto()
     """Granted on to a third node, which has not accepted yet."""
     FINISHED = auto()
@@ -241,6 +248,7 @@ class HolderEvent(Enum):
     """What can happen to a held task."""
 
     START = auto()
+    READY = auto()
     OFFER = auto()
     PASSED = auto()
     TAKEN_BACK = auto()
@@ -252,6 +260,7 @@ class HolderEvent(Enum):
 
 HOLDER_TRANSITIONS: dict[tuple[HolderState, HolderEvent], HolderState] = {
     (HolderState.QUEUED, HolderEvent.START): HolderState.RUNNING,
+    (HolderState.RUNNING, HolderEvent.READY): HolderState.QUEUED,
     (HolderState.QUEUED, HolderEvent.OFFER): HolderState.OFFERED,
     (HolderState.OFFERED, HolderEvent.PASSED): HolderState.GONE,
     (HolderState.OFFERED, HolderEvent.TAKEN_BACK): HolderState.QUEUED,
@@ -272,7 +281,7 @@ class Held:
         key: owner and serial.
         token: of this custody.
         state: see `HolderState`.
-        spec: kept until the task is started or passed on.
+        spec: kept until the task is started or passed on; of a continuation, from offer to answer only.
         target: to whom it is offered.
         outcome: once finished.
         orphan: the owner is gone, so that nobody waits for the outcome.
@@ -368,21 +377,42 @@ class HolderLedger:
         if record is not None and record.state is HolderState.FINISHED:
             self._drop(record, HolderEvent.ACKNOWLEDGED)
 
-    def offer(self, key: TaskKey, target: NodeId) -> Held | None:
-        """Offer a queued task to a thief. None if it is no longer the node's to give."""
+    def ready(self, key: TaskKey) -> bool:
+        """Its frames were waiting, and can go on: it may be passed on again. False if nobody waits for it."""
+        record = self._records[key]
+        record.advance(HolderEvent.READY)
+        if record.orphan:
+            self._drop(record, HolderEvent.DROPPED)
+            return False
+        return True
+
+    def offer(self, key: TaskKey, target: NodeId, spec: Spec | None) -> Held | None:
+        """Offer a queued task to a thief, as it came or as this continuation. None if it is not ours to give."""
         record = self._records.get(key)
         if record is None or record.state is not HolderState.QUEUED:
             return None
         record.advance(HolderEvent.OFFER)
         record.target = target
+        if spec is not None:
+            record.spec = spec
         return record
 
-    def on_accept(self, holder: NodeId, key: TaskKey, token: Token) -> None:
-        """The thief has it: forget it."""
+    def on_accept(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
+        """The thief has it: forget it. The record, if a continuation left with it."""
         record = self._offered_to(holder, key, token)
-        if record is not None:
-            record.token = token
-            self._drop(record, HolderEvent.PASSED)
+        if record is None:
+            return None
+        record.token = token
+        self._drop(record, HolderEvent.PASSED)
+        return record if record.spec is not None and record.spec.kind is SpecKind.CONTINUATION else None
+
+    def bounce(self, key: TaskKey) -> Held | None:
+        """It turned out, at its start, that it cannot go on here. The record, queued to be given back."""
+        record = self._records.get(key)
+        if record is None or record.state is not HolderState.RUNNING:
+            return None
+        record.advance(HolderEvent.READY)
+        return record
 
     def on_reject(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
         """The thief does not want it. The record, to be queued again."""
@@ -399,24 +429,23 @@ class HolderLedger:
         return [self._take_back(record) for record in lost]
 
     def on_obsolete(self, entry: TaskEntry) -> Held | None:
-        """The owner's verdict on one custody. The record, if it was dropped from the queue."""
+        """The owner's verdict on one custody. The record, if it was dropped."""
         record = self._records.get(TaskKey(entry.owner, entry.serial))
         if record is None or record.token > entry.token:
             return None
         if record.state in (HolderState.RUNNING, HolderState.FINISHED):
             return None  # Results are facts: let it end, the owner takes the first one.
-        queued = record.state is HolderState.QUEUED
         self._drop(record, HolderEvent.DROPPED)
-        return record if queued else None
+        return record
 
     def lose_owner(self, owner: NodeId) -> list[Held]:
-        """Nobody waits for these any more. Those that were dropped from the queue."""
+        """Nobody waits for these any more. Those that were dropped before they had an outcome."""
         dropped = []
         for record in [record for record in self._records.values() if record.key.owner == owner]:
             if record.state is HolderState.RUNNING:
                 record.orphan = True
                 continue
-            if record.state is HolderState.QUEUED:
+            if record.state is not HolderState.FINISHED:
                 dropped.append(record)
             self._drop(record, HolderEvent.DROPPED)
         return dropped

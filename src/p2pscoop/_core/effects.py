@@ -20,8 +20,10 @@ __all__ = [
     "Effect",
     "Enqueue",
     "Joined",
+    "Passed",
     "Prepare",
     "Refused",
+    "Released",
     "Report",
     "Send",
     "SendToSeeds",
@@ -115,7 +117,7 @@ class Enqueue(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Withdraw(Effect):
-    """Take these out of the queue again, if they are still there."""
+    """Forget these: take them out of the queue, if they are still there, and drop what was kept of them."""
 
     keys: tuple[TaskKey, ...]
 
@@ -131,10 +133,28 @@ class Settle(Effect):
 
 @dataclass(frozen=True, slots=True)
 class ComeHome(Effect):
-    """A task is this node's to run or lend again, under the same serial (None if it was never lent)."""
+    """A task is this node's to run or lend again, under the same serial (None if it was never lent).
+
+    A holder that gives it back says how far it came, in `spec`; without one, the owner's own copy counts.
+    """
 
     handle: object
     serial: int | None
+    spec: Spec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released(Effect):
+    """A thief has accepted this continuation of an own task: its original is not needed any more."""
+
+    handle: object
+
+
+@dataclass(frozen=True, slots=True)
+class Passed(Effect):
+    """A thief has accepted this continuation of another node's task: its original is not needed any more."""
+
+    key: TaskKey
 
 
 @dataclass(frozen=True, slots=True)

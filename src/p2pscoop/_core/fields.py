@@ -19,6 +19,7 @@ from p2pscoop._core.values import (
     OutcomeKind,
     PeerInfo,
     Spec,
+    SpecKind,
     TaskEntry,
     TaskResult,
 )
@@ -131,7 +132,7 @@ def _unpack_entries(value: Any, _: list[bytes]) -> tuple[TaskEntry, ...]:
 def _pack_granted(value: tuple[GrantedTask, ...], packer: Packer) -> Any:
     add = packer.add
     return [
-        (owner, serial, token.attempt, token.hop, add(spec.code), add(spec.args))
+        (owner, serial, token.attempt, token.hop, int(spec.kind), add(spec.code), add(spec.args))
         for owner, serial, token, spec in value
     ]
 
@@ -139,13 +140,17 @@ def _pack_granted(value: tuple[GrantedTask, ...], packer: Packer) -> Any:
 def _unpack_granted(value: Any, blobs: list[bytes]) -> tuple[GrantedTask, ...]:
     tasks = []
     for each in _rows(value):
-        owner, serial, attempt, hop, code, args = row(each, 6)
+        owner, serial, attempt, hop, kind, code, args = row(each, 7)
+        try:
+            spec_kind = SpecKind(_uint(kind))
+        except ValueError:
+            raise MalformedError(f"no spec of kind {kind}") from None
         tasks.append(
             GrantedTask(
                 _node_id(owner),
                 _uint(serial),
                 Token(_uint(attempt), _uint(hop)),
-                Spec(_blob(code, blobs), _blob(args, blobs)),
+                Spec(_blob(code, blobs), _blob(args, blobs), spec_kind),
             )
         )
     return tuple(tasks)

@@ -40,6 +40,8 @@ class Limits:
     """Tasks that a node accepts for others at a time; above it, grants are rejected."""
     members_max: int = 10_000
     """Peers that a node knows, dead ones included."""
+    early_steals_max: int = 256
+    """Thieves that asked before they were introduced, and are answered when they are."""
     tombstones_max: int = 50_000
     """Ended custodies that a node remembers, so that a late duplicate of a grant is not run again."""
 

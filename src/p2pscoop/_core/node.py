@@ -27,8 +27,10 @@ from p2pscoop._core.effects import (
     Effect,
     Enqueue,
     Joined,
+    Passed,
     Prepare,
     Refused,
+    Released,
     Report,
     Send,
     SendToSeeds,
@@ -62,7 +64,17 @@ from p2pscoop._core.messages import (
     Welcome,
 )
 from p2pscoop._core.stealing import Attempt, Thief, ThiefState, WaitingThieves
-from p2pscoop._core.values import GrantedTask, MemberState, Outcome, PeerInfo, Spec, TaskEntry, TaskResult
+from p2pscoop._core.values import (
+    BOUNCED,
+    GrantedTask,
+    MemberState,
+    Outcome,
+    PeerInfo,
+    Spec,
+    SpecKind,
+    TaskEntry,
+    TaskResult,
+)
 
 __all__ = ["Counters", "Node"]
 
@@ -86,6 +98,8 @@ class Counters:
     """Own tasks whose outcome came from another node."""
     requeued: int = 0
     """Own tasks whose holder was lost."""
+    bounced: int = 0
+    """Continuations of others that could not go on here."""
     resent: int = 0
     """Messages repeated for want of an acknowledgement."""
 
@@ -125,6 +139,7 @@ class Node:
         self._programs: dict[NodeId, bytes] = {} if program is None else {info.id: program}
         self._thief = Thief(info.id, rng, limits)
         self._waiting = WaitingThieves(limits)
+        self._early_steals: dict[NodeId, Steal] = {}
         self._deliveries = Deliveries(info.id, self.owned, self.held, limits)
         self._join_at = 0.0
         self._sync_at = 0.0
@@ -252,7 +267,7 @@ class Node:
         thief: NodeId,
         steal: int,
         own: Sequence[tuple[object, int | None, Spec]],
-        held: Sequence[TaskKey],
+        held: Sequence[tuple[TaskKey, Spec | None]],
         *,
         answer: bool = True,
     ) -> list[Effect]:
@@ -264,7 +279,7 @@ class Node:
             steal: from `Surrender`.
             answer: from `Surrender`.
             own: this node's tasks, each as (handle, serial if it was lent before, spec).
-            held: tasks of others, out of the queue.
+            held: tasks of others, out of the queue; those that were started, with their continuation.
         """
         row = self.membership.row(thief)
         if row is None or row.state is not MemberState.ALIVE:
@@ -273,8 +288,8 @@ class Node:
         for handle, serial, spec in own:
             lent = self.owned.lend(now, handle, serial, spec, thief)
             tasks.append(GrantedTask(self.id, lent.serial, lent.token, spec))
-        for key in held:
-            record = self.held.offer(key, thief)
+        for key, continuation in held:
+            record = self.held.offer(key, thief, continuation)
             if record is not None and record.spec is not None:
                 tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
         if not tasks:
@@ -283,15 +298,31 @@ class Node:
         self.counters.given += len(tasks)
         return self._to(thief, self._deliveries.add_grant(now, thief, steal, tasks))
 
-    def give_back(self, now: float, keys: Sequence[TaskKey]) -> list[Effect]:
-        """Return tasks of others, out of the queue, to their owners (a leaving node does)."""
-        by_owner: defaultdict[NodeId, list[TaskKey]] = defaultdict(list)
-        for key in keys:
-            by_owner[key.owner].append(key)
+    def give_back(self, now: float, held: Sequence[tuple[TaskKey, Spec | None]]) -> list[Effect]:
+        """Return tasks of others, out of the queue, to their owners (a leaving node does); see `give`."""
+        by_owner: defaultdict[NodeId, list[tuple[TaskKey, Spec | None]]] = defaultdict(list)
+        for key, continuation in held:
+            by_owner[key.owner].append((key, continuation))
         effects: list[Effect] = []
-        for owner, owner_keys in by_owner.items():
-            effects += self.give(now, owner, 0, (), owner_keys)
+        for owner, returned in by_owner.items():
+            effects += self.give(now, owner, 0, (), returned)
         return effects
+
+    def ready(self, key: TaskKey) -> bool:
+        """A started task of another node waited, and can go on: it is queued again, and may be given away.
+
+        Returns:
+            False if nobody waits for it any more: forget it.
+        """
+        return self.held.ready(key)
+
+    def bounce(self, now: float, key: TaskKey) -> list[Effect]:
+        """A continuation that was begun here does not restore: its owner has to use its own copy."""
+        record = self.held.bounce(key)
+        if record is None:
+            return []
+        self.counters.bounced += 1
+        return self.give_back(now, [(key, BOUNCED)])
 
     def begin(self, key: TaskKey) -> bool:
         """The node starts a task of another node. False if it is no longer the node's to run."""
@@ -377,12 +408,11 @@ class Node:
             if origin not in self._programs:
                 self._programs[origin] = program
                 effects.append(Prepare(origin, program))
-        effects.append(Joined())
         effects += self._apply(now, self.membership.merge(message.members))
-        # Introduce this node before it asks anyone for anything: strangers get no answer.
+        # Introduce this node before it asks anyone for anything: a stranger's steal has to wait.
         me = self.membership.row(self.id)
         assert me is not None
-        return effects + self._to_all(Sync((me,), answer=False))
+        return [*effects, *self._to_all(Sync((me,), answer=False)), Joined()]
 
     def _on_refuse(self, _now: float, _sender: NodeId, message: Refuse) -> list[Effect]:
         return [] if self.joined else [Refused(message.reason)]
@@ -407,6 +437,9 @@ class Node:
             peer = change.info.id
             if change.kind is ChangeKind.ARRIVED:
                 effects.append(Arrived(change.info))
+                early = self._early_steals.pop(peer, None)
+                if early is not None:
+                    effects += self._on_steal(now, peer, early)
                 if self.joined and not self.leaving:
                     effects += self._steal(self._thief.on_arrival(now, self.membership.alive_peers()))
                 continue
@@ -445,7 +478,10 @@ class Node:
 
     def _on_steal(self, now: float, sender: NodeId, message: Steal) -> list[Effect]:
         if sender not in self.membership:
-            return []  # A stranger: there is no address to answer to.
+            # A stranger, to whom there is no address yet: its introduction was overtaken, or is lost.
+            if len(self._early_steals) < self.limits.early_steals_max:
+                self._early_steals[sender] = message
+            return []
         if message.lifeline and not self.leaving:
             self._waiting.add(now, sender, message.steal)
         else:
@@ -474,7 +510,8 @@ class Node:
         for task in own:
             lent = self.owned.on_return(task.serial, task.token)
             if lent is not None:
-                effects.append(ComeHome(lent.handle, lent.serial))
+                came = None if task.spec.kind is SpecKind.FRESH else task.spec
+                effects.append(ComeHome(lent.handle, lent.serial, came))
         queued: list[Held] = []
         for task in foreign:
             if self.membership.is_gone(task.owner):
@@ -493,13 +530,18 @@ class Node:
         return effects
 
     def _on_accept(self, now: float, sender: NodeId, message: Accept) -> list[Effect]:
+        effects: list[Effect] = []
         for entry in message.entries:
             if entry.owner == self.id:
-                self.owned.on_accept(now, sender, entry.serial, entry.token)
+                lent = self.owned.on_accept(now, sender, entry.serial, entry.token)
+                if lent is not None:
+                    effects.append(Released(lent.handle))
             else:
-                self.held.on_accept(sender, TaskKey(entry.owner, entry.serial), entry.token)
+                passed = self.held.on_accept(sender, TaskKey(entry.owner, entry.serial), entry.token)
+                if passed is not None:
+                    effects.append(Passed(passed.key))
         self._deliveries.on_answer(sender, message.entries)
-        return []
+        return effects
 
     def _on_reject(self, _: float, sender: NodeId, message: Reject) -> list[Effect]:
         effects: list[Effect] = []
@@ -551,8 +593,9 @@ class Node:
 
     def _on_holding(self, now: float, sender: NodeId, message: Holding) -> list[Effect]:
         mine = (entry for entry in message.entries if entry.owner == self.id)
-        obsolete = self.owned.on_holding(now, sender, mine)
-        return self._to(sender, HoldingAck(obsolete)) if obsolete else []
+        obsolete, released = self.owned.on_holding(now, sender, mine)
+        effects: list[Effect] = [Released(lent.handle) for lent in released]
+        return effects + (self._to(sender, HoldingAck(obsolete)) if obsolete else [])
 
     def _on_holding_ack(self, _now: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
         dropped = []
@@ -603,13 +646,18 @@ class Node:
         return self._post([*grants, *results]) + self._enqueue(withdrawn)
 
     def _give_up_giving(
-        self, own: Sequence[tuple[object, int | None, Spec]], held: Sequence[TaskKey]
+        self, own: Sequence[tuple[object, int | None, Spec]], held: Sequence[tuple[TaskKey, Spec | None]]
     ) -> list[Effect]:
         """The thief vanished between its steal and the answer: what was taken for it goes back."""
         effects: list[Effect] = [ComeHome(handle, serial) for handle, serial, _ in own]
-        records = [record for record in map(self.held.get, held) if record is not None]
-        queued = [record for record in records if record.state is HolderState.QUEUED]
-        return effects + self._enqueue(queued)
+        tasks = []
+        for key, continuation in held:
+            record = self.held.get(key)
+            if record is not None and record.state is HolderState.QUEUED:
+                spec = record.spec if continuation is None else continuation
+                assert spec is not None, "a queued task has a spec, or was started and given with one"
+                tasks.append((key, spec))
+        return effects + ([Enqueue(tuple(tasks))] if tasks else [])
 
     # ------------------------------------------------------------------------------------- sending
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from p2pscoop._core.ids import NodeId, Token
 
 __all__ = [
+    "BOUNCED",
     "GrantedTask",
     "MemberEntry",
     "MemberState",
@@ -15,9 +16,21 @@ __all__ = [
     "OutcomeKind",
     "PeerInfo",
     "Spec",
+    "SpecKind",
     "TaskEntry",
     "TaskResult",
 ]
+
+
+class SpecKind(IntEnum):
+    """What the payloads of a spec are."""
+
+    FRESH = 0
+    """Function and arguments of a task that has not been started."""
+    CONTINUATION = 1
+    """A started task: what its frames were when they could go on, instead of arguments."""
+    BOUNCED = 2
+    """Nothing: the holder cannot go on with the continuation, and its owner has to use its own copy."""
 
 
 class Spec(NamedTuple):
@@ -25,6 +38,10 @@ class Spec(NamedTuple):
 
     code: bytes
     args: bytes
+    kind: SpecKind = SpecKind.FRESH
+
+
+BOUNCED = Spec(b"", b"", SpecKind.BOUNCED)
 
 
 class OutcomeKind(IntEnum):

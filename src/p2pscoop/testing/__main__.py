@@ -37,12 +37,23 @@ def main(seed: int, count: int, graph: str | None, nodes: int | None, trace: boo
             click.echo(f"seed {each}: {error}", err=True)
             click.echo(f"again with: python -m p2pscoop.testing --seed {each}{options} --trace", err=True)
             continue
-        for name in ("executions", "tasks", "messages", "lost", "duplicated", "kills", "given", "requeued"):
+        for name in (
+            "executions",
+            "tasks",
+            "messages",
+            "lost",
+            "duplicated",
+            "kills",
+            "given",
+            "requeued",
+            "migrated",
+        ):
             setattr(total, name, getattr(total, name) + getattr(report, name))
     elapsed = time.perf_counter() - began
     click.echo(
         f"{count} seeds in {elapsed:.1f} s: {failures} violations, {total.tasks} tasks, "
-        f"{total.reexecutions} executed again, {total.given} given, {total.requeued} requeued, "
+        f"{total.reexecutions} executed again, {total.given} given, "
+        f"{total.migrated} continuations moved, {total.requeued} requeued, "
         f"{total.messages} messages ({total.lost} lost, {total.duplicated} duplicated), {total.kills} kills"
     )
     sys.exit(1 if failures else 0)

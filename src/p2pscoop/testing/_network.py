@@ -23,6 +23,7 @@ class Faults:
         slow_s: see `slow`; beyond a lease if it is to hurt.
         kills: how many nodes (never the origin) are killed at random times.
         restarts: whether a killed node comes back, as a new node.
+        bounces: probability that a continuation cannot go on where it arrived.
     """
 
     loss: float = 0.0
@@ -33,6 +34,7 @@ class Faults:
     slow_s: float = 0.0
     kills: int = 0
     restarts: bool = True
+    bounces: float = 0.0
 
     @classmethod
     def draw(cls, rng: random.Random) -> Faults:
@@ -46,6 +48,7 @@ class Faults:
             slow_s=rng.choice((0.5, 60.0)),
             kills=rng.choice((0, 0, 1, 2, 4)),
             restarts=rng.random() < 0.7,
+            bounces=rng.choice((0.0, 0.0, 0.1)),
         )
 
     def healed(self) -> Faults:

@@ -14,7 +14,7 @@ from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE, Limits
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
-from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec
+from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec, SpecKind
 from p2pscoop.testing._graphs import GRAPHS, Graph
 from p2pscoop.testing._network import FakeNetwork, Faults
 
@@ -42,6 +42,8 @@ class Report:
     steals: int = 0
     given: int = 0
     requeued: int = 0
+    resumptions: int = 0
+    migrated: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -53,16 +55,31 @@ class Report:
 class _Task:
     """A future and its task, on the node that owns it or on one that holds it."""
 
-    __slots__ = ("claimed", "index", "key", "name", "parent", "serial", "settled")
+    __slots__ = ("claimed", "index", "key", "name", "parent", "serial", "settled", "values")
 
     def __init__(self, name: str, parent: _Frame | None = None, index: int = 0) -> None:
         self.name = name
+        self.values: list[int] | None = None
+        """Those of its children, once it was started and can go on."""
         self.parent = parent
         self.index = index
         self.key: TaskKey | None = None
         self.serial: int | None = None
         self.claimed = False
         self.settled = False
+
+    @property
+    def spec(self) -> Spec:
+        if self.values is None:
+            return Spec(b"", self.name.encode())
+        state = " ".join([self.name, *map(str, self.values)])
+        return Spec(b"", state.encode(), SpecKind.CONTINUATION)
+
+    def load(self, spec: Spec) -> None:
+        name, *values = spec.args.decode().split(" ")
+        if name != self.name:
+            raise InvariantError(f"{self.name} got the payload of {name}")
+        self.values = list(map(int, values)) if spec.kind is SpecKind.CONTINUATION else None
 
     def claim(self) -> bool:
         if self.claimed:
@@ -104,6 +121,8 @@ class _SimNode:
         self.own: deque[_Task] = deque()
         self.inbox: deque[_Task] = deque()
         self.by_key: dict[TaskKey, _Task] = {}
+        self.shipped: dict[TaskKey, _Task] = {}
+        """Continuations of guests that are on offer: their originals."""
         self.running: _Task | None = None
         self.result: int | None = None
         self._tick_at = float("inf")
@@ -116,6 +135,8 @@ class _SimNode:
             fx.Settle: self._settle,
             fx.ComeHome: self._come_home,
             fx.Joined: self._joined,
+            fx.Released: self._released,
+            fx.Passed: self._passed,
         }
         self.network.listen(self.address, self.deliver)
 
@@ -167,23 +188,31 @@ class _SimNode:
         own, held = [], []
         for task in take_oldest(queues, count):
             if task.key is None:
-                own.append((task, task.serial, Spec(b"", task.name.encode())))
+                own.append((task, task.serial, task.spec))
             else:
                 del self.by_key[task.key]
-                held.append(task.key)
+                held.append((task.key, None if task.values is None else task.spec))
+                if task.values is not None:
+                    self.shipped[task.key] = task
         self.carry_out(
             self.node.give(self.network.now, effect.thief, effect.steal, own, held, answer=effect.answer)
         )
 
     def _enqueue(self, effect: fx.Enqueue) -> None:
         for key, spec in effect.tasks:
-            task = _Task(spec.args.decode())
+            if spec.kind is SpecKind.BOUNCED:
+                raise InvariantError(f"task {key} bounced to a node that does not own it")
+            # If it is a continuation that was offered from here, it was taken back, or has gone further since.
+            self.shipped.pop(key, None)
+            task = _Task(spec.args.decode().split(" ")[0])
+            task.load(spec)
             task.key = key
             self.by_key[key] = task
             self.inbox.append(task)
 
     def _withdraw(self, effect: fx.Withdraw) -> None:
         for key in effect.keys:
+            self.shipped.pop(key, None)
             task = self.by_key.pop(key, None)
             if task is not None:
                 task.claim()
@@ -199,8 +228,21 @@ class _SimNode:
         assert isinstance(task, _Task)
         if not task.settled:
             task.serial = effect.serial
+            if effect.spec is not None and effect.spec.kind is SpecKind.CONTINUATION:
+                task.load(effect.spec)
             task.claimed = False
             self.own.append(task)
+
+    def _released(self, effect: fx.Released) -> None:
+        assert isinstance(effect.handle, _Task)
+        if effect.handle.values is None:
+            raise InvariantError(f"{effect.handle.name} was no continuation")
+        self.simulator.report.migrated += 1
+
+    def _passed(self, effect: fx.Passed) -> None:
+        if self.shipped.pop(effect.key, None) is None:
+            raise InvariantError(f"task {effect.key} was passed on, and not by this node")
+        self.simulator.report.migrated += 1
 
     def _joined(self, _: fx.Joined) -> None:
         pass  # `carry_out` goes on to look for work.
@@ -219,7 +261,12 @@ class _SimNode:
                 if not self.node.begin(task.key):
                     continue
             self.node.found_work()
-            self._start(task)
+            if task.values is None:
+                self._start(task)
+            elif task.key is not None and self.simulator.rng.random() < self.simulator.faults.bounces:
+                self._apply_quietly(self.node.bounce(self.network.now, task.key))
+            else:
+                self._resume(task)
 
     def _apply_quietly(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
@@ -231,6 +278,19 @@ class _SimNode:
         cost, children = self.simulator.graph.spawn(task.name)
         cost *= self.simulator.rng.uniform(0.5, 1.5)
         self.network.at(self.network.now + cost, lambda: self._computed(task, children))
+
+    def _resume(self, task: _Task) -> None:
+        """Go on with a task whose children are done."""
+        self.running = task
+        self.simulator.report.resumptions += 1
+        cost = self.simulator.graph.spawn(task.name)[0] * self.simulator.rng.uniform(0.1, 1.0)
+        self.network.at(self.network.now + cost, lambda: self._resumed(task))
+
+    def _resumed(self, task: _Task) -> None:
+        if self.alive:
+            self.running = None
+            assert task.values is not None
+            self.carry_out(self._end(task, self.simulator.graph.combine(task.name, task.values)))
 
     def _computed(self, task: _Task, children: list[str]) -> None:
         if not self.alive:
@@ -267,10 +327,25 @@ class _SimNode:
         frame.missing -= 1
         if frame.missing < 0:
             raise InvariantError(f"{task.name}: a frame got more outcomes than it has children")
-        if frame.missing == 0:
+        if frame.missing == 0 and self.simulator.coroutines and frame.task is not self.simulator.root:
+            self._ready(frame)
+        elif frame.missing == 0:
             combined = self.simulator.graph.combine(frame.task.name, frame.values)
             for effect in self._end(frame.task, combined):
                 self._handlers[type(effect)](effect)
+
+    def _ready(self, frame: _Frame) -> None:
+        """A coroutine whose children are done is a task like any other: queued, stealable."""
+        task = frame.task
+        if task.settled:
+            return
+        if task.key is not None:
+            if not self.node.ready(task.key):
+                return
+            self.by_key[task.key] = task
+        task.values = frame.values
+        task.claimed = False
+        (self.own if task.key is None else self.inbox).append(task)
 
     def _schedule_tick(self) -> None:
         at = self.node.wake_at()
@@ -292,6 +367,7 @@ class Simulator:
         nodes: how many nodes at the start, the origin included.
         seed: from which everything is drawn.
         faults: what goes wrong; drawn from the seed if not given.
+        coroutines: whether tasks are coroutines, which may go on elsewhere once their children are done.
         fault_s: virtual seconds until the network heals.
         limits: of the nodes.
         trace: called with one line per event.
@@ -304,6 +380,7 @@ class Simulator:
         nodes: int = 6,
         seed: int = 0,
         faults: Faults | None = None,
+        coroutines: bool = False,
         fault_s: float = 20.0,
         limits: Limits | None = None,
         trace: Callable[[str], None] | None = None,
@@ -314,6 +391,8 @@ class Simulator:
         self.faults = Faults.draw(self.rng) if faults is None else faults
         self.network = FakeNetwork(random.Random(self.rng.getrandbits(64)), self.faults)
         self.report = Report(seed)
+        self.coroutines = coroutines
+        self.root = _Task(graph.root)
         self._fault_s = fault_s
         self._trace = trace
         self.origin = _SimNode(self, "origin", origin=True, seeds=[])
@@ -333,7 +412,7 @@ class Simulator:
         expected = self.graph.serial()
         for node in self.nodes:
             node.start()
-        self.origin.run_root(_Task(self.graph.root))
+        self.origin.run_root(self.root)
         self.network.at(self._fault_s, self._heal)
         self._run_until(lambda: self.origin.result is not None, give_up_s, "the root task has no value")
         self.report.value = self.origin.result or 0
@@ -387,7 +466,7 @@ class Simulator:
 
     def _quiescent(self) -> bool:
         return all(
-            node.node.quiescent and node.running is None and not node.inbox and not node.by_key
+            node.node.quiescent and node.running is None and not (node.inbox or node.by_key or node.shipped)
             for node in self.nodes
             if node.alive
         )
@@ -448,6 +527,7 @@ def run_seed(
     rng = random.Random(f"run {seed}")
     name = rng.choice(sorted(GRAPHS)) if graph is None else graph
     count = rng.randint(1, 8) if nodes is None else nodes
+    coroutines = rng.random() < 0.5
     kind = GRAPHS[name]
     drawn = kind(seed=seed) if name in ("tree", "random") else kind()  # type: ignore[call-arg]
-    return Simulator(drawn, nodes=count, seed=seed, faults=faults, trace=trace).run()
+    return Simulator(drawn, nodes=count, seed=seed, faults=faults, coroutines=coroutines, trace=trace).run()
