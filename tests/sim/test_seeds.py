@@ -1,0 +1,56 @@
+"""Many seeds of the simulator: no guarantee breaks, and nothing is run twice unless something failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pscoop.testing import Faults, InvariantError, Report, run_seed
+
+SEEDS = 2000
+"""Per run of the tests; campaigns take more (docs/faults.md)."""
+
+CHUNK = 250
+
+
+def run(seed: int, faults: Faults | None = None) -> Report:
+    """One seed; if it fails, the command that repeats it."""
+    try:
+        return run_seed(seed, faults=faults)
+    except InvariantError as error:
+        raise AssertionError(f"{error}\nagain with: python -m p2pscoop.testing --seed {seed} --trace") from error
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_no_seed_breaks_a_guarantee(first: int) -> None:
+    """Faults, graph and number of nodes are drawn from each seed."""
+    reports = [run(seed) for seed in range(first, first + CHUNK)]
+    # The faults were not so rare that nothing happened.
+    assert sum(report.kills for report in reports) > 50
+    assert sum(report.lost for report in reports) > 100
+    assert sum(report.given for report in reports) > 1000
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(Faults(), id="no faults"),
+        pytest.param(Faults(duplication=0.5), id="duplication"),
+        pytest.param(Faults(slow=0.1, slow_s=5.0, jitter_s=0.05), id="delays below the lease"),
+        pytest.param(Faults(loss=0.1), id="some loss"),
+        pytest.param(Faults(bounces=0.3), id="bounces"),
+    ],
+)
+def test_nothing_is_run_twice_unless_a_node_or_a_lease_is_lost(faults: Faults) -> None:
+    for seed in range(100):
+        report = run(seed, faults)
+        assert report.executions == report.tasks, f"seed {seed}"
+        assert report.requeued == 0, f"seed {seed}"
+
+
+def test_a_seed_repeats_its_run() -> None:
+    first: list[str] = []
+    second: list[str] = []
+    run_seed(11, nodes=5, trace=first.append)
+    run_seed(11, nodes=5, trace=second.append)
+    assert first
+    assert first == second
