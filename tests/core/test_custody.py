@@ -27,6 +27,7 @@ SPEC = Spec(b"code", b"args")
 CONTINUATION = Spec(b"", b"frames", SpecKind.CONTINUATION)
 VALUE = Outcome(OutcomeKind.VALUE, b"1")
 KEY = TaskKey(ANN, 7)
+FIRST = Token(0, 1)
 
 
 def test_tokens_order_custodies() -> None:
@@ -203,7 +204,7 @@ def holder() -> HolderLedger:
     return HolderLedger(tombstones_max=3)
 
 
-def grant(holder: HolderLedger, token: Token = Token(0, 1), spec: Spec = SPEC) -> Held | None:
+def grant(holder: HolderLedger, token: Token = FIRST, spec: Spec = SPEC) -> Held | None:
     return holder.on_grant(KEY, token, spec)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
@@ -45,6 +46,6 @@ def test_names_tell_the_unit(name: str) -> None:
 def test_every_duration_and_bound_has_a_reason() -> None:
     tree = ast.parse(inspect.getsource(module))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in pairwise(body):
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) != "resend_max_s":
             assert isinstance(after, ast.Expr), ast.unparse(statement)
