@@ -7,9 +7,11 @@ kills nodes, all drawn from the seed. It checks the guarantees after every event
 root task has the right value and that every table is empty.
 """
 
+from p2pscoop.testing._faults import Faults
 from p2pscoop.testing._graphs import GRAPHS, Fib, Flat, Graph, Random, Tree
-from p2pscoop.testing._network import FakeNetwork, Faults
-from p2pscoop.testing._simulator import InvariantError, Report, Simulator, run_seed
+from p2pscoop.testing._network import FakeNetwork
+from p2pscoop.testing._report import InvariantError, Report
+from p2pscoop.testing._simulator import Simulator, run_seed
 
 __all__ = [
     "GRAPHS",

@@ -8,7 +8,8 @@ import time
 import click
 
 from p2pscoop.testing._graphs import GRAPHS
-from p2pscoop.testing._simulator import InvariantError, Report, run_seed
+from p2pscoop.testing._report import InvariantError, Report
+from p2pscoop.testing._simulator import run_seed
 
 _LEGEND = "time in virtual seconds, node, <- sender, message"
 
