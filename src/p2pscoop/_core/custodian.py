@@ -292,10 +292,15 @@ class Custodian:
 
     # ------------------------------------------------------------------------------- losses and time
 
-    def lose(self, peer: NodeId) -> list[Effect]:
+    def lose(self, now: float, peer: NodeId, *, drained: bool) -> list[Effect]:
         """Settle everything that was between this node and a peer that is gone."""
         self.deliveries.forget(peer)
-        effects = self.requeue(self.owned.lose_holder(peer))
+        effects: list[Effect] = []
+        if drained:
+            # Race 8 of CUSTODY.md: its goodbye may be here before the word of those that it passed tasks to.
+            self.owned.release_holder(now, peer, self._limits.leave_s)
+        else:
+            effects += self.requeue(self.owned.lose_holder(peer))
         withdrawn = self.held.lose_owner(peer)
         effects += self._enqueue(self.held.lose_target(peer))
         if withdrawn:

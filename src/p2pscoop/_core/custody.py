@@ -206,6 +206,15 @@ class OwnerLedger:
         ]
         return [self._lose(record) for record in lost]
 
+    def release_holder(self, now: float, holder: NodeId, grace_s: float) -> None:
+        """The holder has drained and left: what it held is with others, who say so, now or with their renewals.
+
+        What it was offered may never have reached it, and comes home soon unless somebody has it.
+        """
+        for record in self._records.values():
+            if record.holder == holder and record.state is OwnerState.OFFERED:
+                record.lease_until = min(record.lease_until, now + grace_s)
+
     def expire(self, now: float) -> list[Lent]:
         """Custodies whose lease ran out come home, as a new attempt."""
         lost = [

@@ -64,7 +64,8 @@ class Limits:
     sync_s: float = 5.0
     """Every so often a node compares its members with those of one random peer."""
     leave_s: float = 2.0
-    """A leaving node waits so long for the last acknowledgements."""
+    """A leaving node waits so long for the last acknowledgements, and the word of a node that has left may be
+    overtaken by its goodbye for so long."""
 
     # Stealing.
     random_steals: int = 2

@@ -308,7 +308,7 @@ class Node:
     def goodbye(self, reason: str, *, failed: bool = False) -> list[Effect]:
         """The last word to all peers."""
         self.leaving = True
-        return self._post.to_all(Leaving(reason, failed))
+        return self._post.to_all(Leaving(reason, failed, self.quiescent))
 
     # ------------------------------------------------------------------------ handlers: membership
 
@@ -364,7 +364,8 @@ class Node:
         return effects
 
     def _on_leaving(self, now: float, sender: NodeId, message: Leaving) -> list[Effect]:
-        return self._apply(now, self.membership.leave(sender), message.reason, message.failed)
+        gone = self.membership.leave if message.drained else self.membership.die
+        return self._apply(now, gone(sender), message.reason, message.failed)
 
     def _on_not_me(self, now: float, _: NodeId, message: NotMe) -> list[Effect]:
         return self._apply(now, self.membership.die(message.intended))
@@ -383,16 +384,16 @@ class Node:
                 if self.joined and not self.leaving:
                     effects += self._steal(self._thief.on_arrival(now, self.membership.alive_peers()))
                 continue
-            effects += self._lose(now, peer)
+            effects += self._lose(now, peer, drained=change.kind is ChangeKind.LEFT)
             if change.kind is ChangeKind.MISSED:
                 continue
             effects.append(Departed(change.info, reason, failed))
             effects.append(Disconnect(peer))
         return effects
 
-    def _lose(self, now: float, peer: NodeId) -> list[Effect]:
+    def _lose(self, now: float, peer: NodeId, *, drained: bool) -> list[Effect]:
         self._waiting.discard(peer)
-        effects = self._custodian.lose(peer)
+        effects = self._custodian.lose(now, peer, drained=drained)
         if not self.leaving:
             effects += self._steal(self._thief.on_gone(now, peer, self.membership.alive_peers()))
         return effects

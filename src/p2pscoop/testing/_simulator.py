@@ -121,13 +121,14 @@ class Simulator:
         """A node has drained and said goodbye."""
         self.trace(node, "left", node.node.id, "")
         self.report.left += 1
-        self._end(node)
+        # A pipe that is closed in order is removed after what it carried was read.
+        self._end(node, seen_s=2.0)
 
     def kill(self, victim: SimNode) -> None:
         """End a node's process; its peers notice soon."""
         self.trace(victim, "killed", victim.node.id, "")
         self.report.kills += 1
-        self._end(victim)
+        self._end(victim, seen_s=0.02)
 
     # ---------------------------------------------------------------------------------------- faults
 
@@ -137,11 +138,11 @@ class Simulator:
         self.nodes.append(node)
         return node
 
-    def _end(self, victim: SimNode) -> None:
+    def _end(self, victim: SimNode, *, seen_s: float) -> None:
         victim.kill()
         for node in self.nodes:
             if node.alive:
-                seen_at = self.network.now + self.rng.uniform(0.001, 0.02)
+                seen_at = self.network.now + self.rng.uniform(0.05 * seen_s, seen_s)
                 self.network.at(seen_at, lambda node=node: node.peer_lost(victim.node.id))  # type: ignore[misc]
 
     def _plan(self) -> None:
