@@ -232,11 +232,38 @@ def test_a_node_that_is_taken_for_dead_is_told_and_refutes(pair: Cluster) -> Non
 
 
 def test_goodbye(pair: Cluster) -> None:
+    pair.lend("ann", "bob")
     pair.do("bob", lambda node: node.goodbye("had enough", failed=True))
     assert pair.deliver(Leaving) == [
+        ComeHome("handle", 0),
         Departed(info("bob", origin=True), "had enough", True),
         Disconnect(pair["bob"].id),
-    ]
+    ], "it had not drained"
+
+
+def test_a_drained_goodbye_overtakes_the_word_of_the_next_holder(three: Cluster) -> None:
+    """Race 8 of CUSTODY.md: the task was run again, although nothing had failed."""
+    key = three.lend("ann", "bob")
+    three["bob"].leave()
+    three.give("bob", "eve", held=[(key, None)])
+    three.deliver(Grant)
+    three.deliver(Accept)
+    assert three["bob"].quiescent
+    three.do("bob", lambda node: node.goodbye("drained"))
+    assert kinds(three.deliver(Leaving)) == [Departed, Disconnect]
+    three.deliver(Holding)
+    record = three["ann"].owned.get(key.serial)
+    assert record is not None
+    assert record.holder == three["eve"].id
+    assert three["ann"].counters.requeued == 0
+
+
+def test_what_was_offered_to_a_node_that_left_comes_home_soon(pair: Cluster) -> None:
+    pair.give("ann", "bob", own=[("handle", None, SPEC)])
+    pair.drop(Grant)
+    pair.do("bob", lambda node: node.goodbye("drained"))
+    assert kinds(pair.deliver(Leaving)) == [Departed, Disconnect]
+    assert ComeHome("handle", 0) in pair.do("ann", lambda node: node.tick(LIMITS.leave_s))
 
 
 # ------------------------------------------------------------------------------------------- custody

@@ -36,5 +36,5 @@ class Report:
 
     @property
     def reexecutions(self) -> int:
-        """Tasks started more often than once."""
-        return self.executions - self.tasks
+        """Tasks started more often than once; without meaning if the origin died before all were started."""
+        return max(0, self.executions - self.tasks)
