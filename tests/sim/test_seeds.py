@@ -69,7 +69,7 @@ def test_every_node_but_the_origin_is_replaced_without_running_anything_twice() 
         report = run(seed, Faults(leaves=7, joins=7, busy=3.0))
         assert report.executions == report.tasks, f"seed {seed}"
         left += report.left
-    assert left > 60
+    assert left > 30
 
 
 def test_a_seed_repeats_its_run() -> None:

@@ -80,7 +80,7 @@ class FakeNetwork:
             delay = faults.delay_s + rng.expovariate(1 / faults.jitter_s)
             if rng.random() < faults.slow:
                 delay += faults.slow_s
-            self.at(self.now + delay, lambda: self._deliver(address, data))
+            self.at(self.now + delay, lambda: self.deliver(address, data))
 
     def step(self) -> bool:
         """Let the next thing happen. False if there is none."""
@@ -91,7 +91,8 @@ class FakeNetwork:
         event.action()
         return True
 
-    def _deliver(self, address: str, data: bytes) -> None:
+    def deliver(self, address: str, data: bytes) -> None:
+        """Bytes arrive, if anybody is there."""
         inbox = self._inboxes.get(address)
         if inbox is not None:
             inbox(data)
