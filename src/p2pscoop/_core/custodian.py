@@ -18,6 +18,7 @@ from p2pscoop._core.effects import (
     Effect,
     Enqueue,
     Passed,
+    Poisoned,
     Released,
     Settle,
     Withdraw,
@@ -69,6 +70,8 @@ class Counters:
     """Own tasks whose outcome came from another node."""
     requeued: int = 0
     """Own tasks whose holder was lost."""
+    poisoned: int = 0
+    """Own tasks that killed too many nodes, and were given up."""
     bounced: int = 0
     """Continuations of others that could not go on here."""
     resent: int = 0
@@ -126,7 +129,15 @@ class Custodian:
         if not self._membership.is_alive(thief):
             return self._give_up_giving(own, held)
         tasks: list[GrantedTask] = []
+        refused: list[Effect] = []
+        suspect_there = False
         for handle, serial, spec in own:
+            if self._is_suspect(serial):
+                if suspect_there or self.owned.has_suspect(thief):
+                    # One at a time, so that it is known which one it was if that node dies as well.
+                    refused.append(ComeHome(handle, serial))
+                    continue
+                suspect_there = True
             lent = self.owned.lend(now, handle, serial, spec, thief)
             tasks.append(GrantedTask(self._me, lent.serial, lent.token, spec))
         for key, continuation in held:
@@ -134,9 +145,9 @@ class Custodian:
             if record is not None and record.spec is not None:
                 tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
         if not tasks:
-            return self._post.to(thief, NoWork(steal)) if answer else []
+            return refused + (self._post.to(thief, NoWork(steal)) if answer else [])
         self._counters.given += len(tasks)
-        return self._post.to(thief, self.deliveries.add_grant(now, thief, steal, tasks))
+        return refused + self._post.to(thief, self.deliveries.add_grant(now, thief, steal, tasks))
 
     def give_back(self, now: float, held: Sequence[tuple[TaskKey, Spec | None]]) -> list[Effect]:
         """Return tasks of others, out of the queue, to their owners (a leaving node does); see `give`."""
@@ -308,9 +319,21 @@ class Custodian:
         return effects
 
     def requeue(self, lost: Sequence[Lent]) -> list[Effect]:
-        """Own tasks whose custody was lost are to be run again."""
-        self._counters.requeued += len(lost)
-        return [ComeHome(record.handle, record.serial) for record in lost]
+        """Own tasks whose custody was lost are to be run again, unless they killed too many nodes."""
+        effects: list[Effect] = []
+        for record in lost:
+            if len(record.suspected) >= self._limits.deaths_max:
+                self._counters.poisoned += 1
+                self.owned.settle(record.serial)
+                effects.append(Poisoned(record.handle, record.suspected))
+            else:
+                self._counters.requeued += 1
+                effects.append(ComeHome(record.handle, record.serial))
+        return effects
+
+    def _is_suspect(self, serial: int | None) -> bool:
+        record = None if serial is None else self.owned.get(serial)
+        return record is not None and bool(record.suspected)
 
     def renew_leases(self, records: Iterable[Held]) -> list[Effect]:
         """Tell owners that their tasks are here."""

@@ -88,6 +88,7 @@ class Lent:
         holder: who has that custody; the owner itself while it is HOME.
         spec: kept while it may have to be sent again, dropped once accepted.
         lease_until: when an unrenewed custody is taken for lost.
+        suspected: the nodes that died while they had it, as far as it may have been the cause.
     """
 
     serial: int
@@ -97,6 +98,7 @@ class Lent:
     holder: NodeId
     spec: Spec | None
     lease_until: float
+    suspected: tuple[NodeId, ...] = ()
 
     def advance(self, event: OwnerEvent) -> None:
         """Make the transition."""
@@ -198,13 +200,22 @@ class OwnerLedger:
         return record
 
     def lose_holder(self, holder: NodeId) -> list[Lent]:
-        """The holder is gone: what it held comes home, as a new attempt."""
+        """The holder is dead: what it held comes home, as a new attempt.
+
+        One of these tasks may have killed it. If one was suspected before, it is that one; else each may be.
+        """
         lost = [
             record
             for record in self._records.values()
             if record.holder == holder and record.state is not OwnerState.HOME
         ]
+        for record in [record for record in lost if record.suspected] or lost:
+            record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
+
+    def has_suspect(self, holder: NodeId) -> bool:
+        """Whether a task that may have killed a node is with this one."""
+        return any(record.suspected and record.holder == holder for record in self._records.values())
 
     def release_holder(self, now: float, holder: NodeId, grace_s: float) -> None:
         """The holder has drained and left: what it held is with others, who say so, now or with their renewals.

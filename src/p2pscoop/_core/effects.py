@@ -21,6 +21,7 @@ __all__ = [
     "Enqueue",
     "Joined",
     "Passed",
+    "Poisoned",
     "Prepare",
     "Refused",
     "Released",
@@ -129,6 +130,14 @@ class Settle(Effect):
     handle: object
     outcome: Outcome
     holder: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned(Effect):
+    """A lent task killed one holder after the other, as it seems: it is not run again, and ends with an error."""
+
+    handle: object
+    holders: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)

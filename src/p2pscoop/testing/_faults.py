@@ -36,6 +36,7 @@ class Faults:
         clock_jumps: times that the clock of a node jumps ahead, by up to `jump_s`.
         jump_s: longest jump.
         origin_dies: whether the origin is killed, so that all its work has to end.
+        poison: whether a task of the run, drawn, kills every node but the origin on which it is started.
         busy: factor of what the tasks cost.
     """
 
@@ -62,6 +63,7 @@ class Faults:
     clock_jumps: int = 0
     jump_s: float = 1.0
     origin_dies: bool = False
+    poison: bool = False
     busy: float = 1.0
 
     @classmethod
@@ -95,6 +97,7 @@ class Faults:
             clock_jumps=count(3),
             jump_s=rng.choice((0.5, 100.0)),
             origin_dies=rng.random() < 0.05,
+            poison=rng.random() < 0.1,
             busy=rng.choice((1.0, 1.0, 20.0)),
         )
 

@@ -27,6 +27,7 @@ class Report:
     duplicated: int = 0
     kills: int = 0
     left: int = 0
+    poisoned: int = 0
     steals: int = 0
     given: int = 0
     requeued: int = 0

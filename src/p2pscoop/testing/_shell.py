@@ -117,6 +117,7 @@ class SimNode:
             fx.Withdraw: self._withdraw,
             fx.Settle: self._settle,
             fx.ComeHome: self._come_home,
+            fx.Poisoned: self._poisoned,
             fx.Joined: self._joined,
             fx.Released: self._released,
             fx.Passed: self._passed,
@@ -292,6 +293,15 @@ class SimNode:
         task.claim()  # If it came home meanwhile and is queued, it need not run.
         self._complete(task, int(effect.outcome.payload))
 
+    def _poisoned(self, effect: fx.Poisoned) -> None:
+        task = effect.handle
+        assert isinstance(task, Task)
+        if not self.simulator.may_be_poison(task.name):
+            raise InvariantError(f"{task.name} is innocent")
+        self.simulator.report.poisoned += 1
+        # Instead of an error, so that the run can go on to the same value.
+        self._complete(task, self.simulator.graph.value_of(task.name))
+
     def _come_home(self, effect: fx.ComeHome) -> None:
         task = effect.handle
         assert isinstance(task, Task)
@@ -367,6 +377,9 @@ class SimNode:
         self.carry_out(self._end(task, self.simulator.graph.combine(task.name, task.values)))
 
     def _computed(self, task: Task, children: list[str]) -> None:
+        if task.name == self.simulator.poison and self is not self.simulator.origin:
+            self.simulator.die_of_poison(self)
+            return
         self.running = None
         if children:
             self.waiting += 1

@@ -59,6 +59,7 @@ class Simulator:
         self.report = Report(seed)
         self.coroutines = coroutines
         self.root = Task(graph.root)
+        self.poison = self.rng.choice(_tasks(graph)[1:] or [""]) if self.faults.poison else None
         self._fault_s = fault_s
         self._healed = False
         self._trace = trace
@@ -103,7 +104,7 @@ class Simulator:
         self.heal()
         self._run_until(self._over, self.network.now + give_up_s, "the root task has no value")
         self.report.seconds = self.network.now
-        expected = self.graph.serial()
+        expected = self.graph.value_of(self.graph.root)
         if self.origin.alive:
             self.report.value = self.origin.result or 0
             if self.origin.result != expected:
@@ -129,6 +130,16 @@ class Simulator:
         self.trace(victim, "killed", victim.node.id, "")
         self.report.kills += 1
         self._end(victim, seen_s=0.02)
+
+    def die_of_poison(self, victim: SimNode) -> None:
+        """It started the task that kills. Its supervisor starts another node."""
+        self.kill(victim)
+        self._restart(victim)
+
+    def may_be_poison(self, task: str) -> bool:
+        """Whether the loss of nodes that had this task is its own fault, or that of a task that it waits for."""
+        accident = self.faults.kills or self.faults.false_alarms or self.faults.removed
+        return bool(accident) or self.poison in _tasks(self.graph, task)
 
     # ---------------------------------------------------------------------------------------- faults
 
@@ -179,8 +190,11 @@ class Simulator:
         victim = self.rng.choice(victims)
         self.kill(victim)
         if self.faults.restarts:
-            restart_at = self.network.now + self.rng.uniform(0.05, 1.0)
-            self.network.at(restart_at, lambda: self._add(f"{victim.name}'").start())
+            self._restart(victim)
+
+    def _restart(self, victim: SimNode) -> None:
+        restart_at = self.network.now + self.rng.uniform(0.05, 1.0)
+        self.network.at(restart_at, lambda: self._add(f"{victim.name}'").start())
 
     def _pause_one(self) -> None:
         self._interrupt("stopped", SimNode.stop, SimNode.go_on)
@@ -268,7 +282,7 @@ class Simulator:
 
     def _finish_report(self) -> Report:
         report = self.report
-        report.tasks = _count(self.graph)
+        report.tasks = len(_tasks(self.graph))
         report.messages = self.network.sent
         report.lost = self.network.lost + self.network.cut
         report.duplicated = self.network.duplicated
@@ -280,13 +294,14 @@ class Simulator:
         return report
 
 
-def _count(graph: Graph) -> int:
-    count = 0
-    stack = [graph.root]
+def _tasks(graph: Graph, root: str | None = None) -> list[str]:
+    """The names of a task and all below it."""
+    found = []
+    stack = [graph.root if root is None else root]
     while stack:
-        count += 1
-        stack.extend(graph.spawn(stack.pop())[1])
-    return count
+        found.append(stack.pop())
+        stack.extend(graph.spawn(found[-1])[1])
+    return found
 
 
 def run_seed(
