@@ -165,6 +165,26 @@ def test_only_what_the_lost_node_held_comes_home(owner: OwnerLedger) -> None:
     assert owner.lose_holder(BOB) == [second]
 
 
+def test_the_task_that_was_suspected_before_is_blamed_again(owner: OwnerLedger) -> None:
+    poison, innocent = lend(owner), lend(owner)
+    owner.lose_holder(ANN)
+    assert poison.suspected == innocent.suspected == (ANN,), "it may have been either"
+    fresh = lend(owner)
+    owner.lend(1.0, "handle", poison.serial, SPEC, ANN)
+    owner.lend(1.0, "handle", innocent.serial, SPEC, BOB)
+    assert owner.has_suspect(ANN)
+    owner.lose_holder(ANN)
+    assert (poison.suspected, fresh.suspected, innocent.suspected) == ((ANN, ANN), (), (ANN,))
+    assert owner.has_suspect(BOB)
+    assert not owner.has_suspect(ANN)
+
+
+def test_a_lease_that_ends_blames_nobody(owner: OwnerLedger) -> None:
+    record = lend(owner, accepted=True)
+    owner.expire(100.0)
+    assert record.suspected == ()
+
+
 @pytest.mark.parametrize(
     ("holder", "token"),
     [(BOB, Token(0, 1)), (ANN, Token(0, 0)), (ANN, Token(0, 2))],

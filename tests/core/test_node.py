@@ -18,6 +18,7 @@ from p2pscoop._core.effects import (
     Enqueue,
     Joined,
     Passed,
+    Poisoned,
     Prepare,
     Refused,
     Released,
@@ -331,6 +332,34 @@ def test_what_a_lost_node_had_is_run_again(pair: Cluster) -> None:
     effects = pair.do("ann", lambda node: node.peer_lost(0.0, pair["bob"].id))
     assert effects[0] == ComeHome("handle", 0)
     assert pair["ann"].counters.requeued == 1
+
+
+def test_a_task_with_which_node_after_node_dies_is_given_up() -> None:
+    names = ("ann", "bob", "eve", "joe")
+    cluster = Cluster(*names, limits=replace(LIMITS, deaths_max=3))
+    effects: list[Effect] = []
+    for victim in names[1:]:
+        serial = None if victim == "bob" else 0
+        cluster.give("ann", victim, own=[("poison", serial, SPEC)])
+        effects = cluster.do("ann", lambda node, victim=victim: node.peer_lost(0.0, cluster[victim].id))
+        assert (ComeHome("poison", 0) in effects) == (victim != "joe")
+    assert Poisoned("poison", tuple(cluster[name].id for name in names[1:])) in effects
+    assert cluster["ann"].quiescent
+
+
+def test_suspects_travel_one_at_a_time(three: Cluster) -> None:
+    three.give("ann", "bob", own=[("one", None, SPEC), ("two", None, SPEC)])
+    three.do("ann", lambda node: node.peer_lost(0.0, three["bob"].id))
+    three.mail.clear()
+    three.give("ann", "eve", own=[("one", 0, SPEC), ("two", 1, SPEC), ("three", None, SPEC)])
+    assert three.effects[-2:] == [("ann", ComeHome("two", 1)), ("ann", ComeHome("three", None))]
+    ((_, envelope),) = three.mail
+    assert [task.serial for task in envelope.message.tasks] == [0], "alone, so that none waits behind it"
+    three.mail.clear()
+    three.give("ann", "eve", own=[("two", 1, SPEC)])
+    assert three.kinds() == ["NoWork"], "one at a time"
+    three.give("ann", "eve", own=[("three", None, SPEC), ("two", 1, SPEC)])
+    assert [task.serial for task in three.mail[-1][1].message.tasks] == [2]
 
 
 def test_a_silent_holder_loses_its_tasks_and_their_late_outcome_counts(pair: Cluster) -> None:

@@ -72,6 +72,13 @@ def test_every_node_but_the_origin_is_replaced_without_running_anything_twice() 
     assert left > 30
 
 
+def test_a_poison_task_is_given_up_and_harms_no_other() -> None:
+    """The simulator complains if an innocent task is taken for poison."""
+    reports = [run(seed, Faults(poison=True, busy=5.0)) for seed in range(100)]
+    assert sum(report.poisoned for report in reports) > 5
+    assert sum(report.kills for report in reports) > 100
+
+
 def test_a_seed_repeats_its_run() -> None:
     first: list[str] = []
     second: list[str] = []

@@ -50,6 +50,12 @@ from p2pscoop._core.values import (
 
 __all__ = ["Counters", "Custodian"]
 
+Own = Sequence[tuple[object, int | None, Spec]]
+"""Tasks of this node, each as (handle, serial if it was lent before, spec)."""
+
+Guests = Sequence[tuple[TaskKey, Spec | None]]
+"""Tasks of others; those that were started, with their continuation."""
+
 _ENTRIES_PER_MESSAGE = 1000
 """Rows of HOLDING, ACCEPT and the like in one message, so that a header stays far below its limit."""
 
@@ -111,8 +117,8 @@ class Custodian:
         now: float,
         thief: NodeId,
         steal: int,
-        own: Sequence[tuple[object, int | None, Spec]],
-        held: Sequence[tuple[TaskKey, Spec | None]],
+        own: Own,
+        held: Guests,
         *,
         answer: bool = True,
     ) -> list[Effect]:
@@ -128,16 +134,9 @@ class Custodian:
         """
         if not self._membership.is_alive(thief):
             return self._give_up_giving(own, held)
+        own, held, effects = self._part_suspects(thief, own, held)
         tasks: list[GrantedTask] = []
-        refused: list[Effect] = []
-        suspect_there = False
         for handle, serial, spec in own:
-            if self._is_suspect(serial):
-                if suspect_there or self.owned.has_suspect(thief):
-                    # One at a time, so that it is known which one it was if that node dies as well.
-                    refused.append(ComeHome(handle, serial))
-                    continue
-                suspect_there = True
             lent = self.owned.lend(now, handle, serial, spec, thief)
             tasks.append(GrantedTask(self._me, lent.serial, lent.token, spec))
         for key, continuation in held:
@@ -145,11 +144,11 @@ class Custodian:
             if record is not None and record.spec is not None:
                 tasks.append(GrantedTask(key.owner, key.serial, record.token.passed(), record.spec))
         if not tasks:
-            return refused + (self._post.to(thief, NoWork(steal)) if answer else [])
+            return effects + (self._post.to(thief, NoWork(steal)) if answer else [])
         self._counters.given += len(tasks)
-        return refused + self._post.to(thief, self.deliveries.add_grant(now, thief, steal, tasks))
+        return effects + self._post.to(thief, self.deliveries.add_grant(now, thief, steal, tasks))
 
-    def give_back(self, now: float, held: Sequence[tuple[TaskKey, Spec | None]]) -> list[Effect]:
+    def give_back(self, now: float, held: Guests) -> list[Effect]:
         """Return tasks of others, out of the queue, to their owners (a leaving node does); see `give`."""
         by_owner: defaultdict[NodeId, list[tuple[TaskKey, Spec | None]]] = defaultdict(list)
         for key, continuation in held:
@@ -331,6 +330,18 @@ class Custodian:
                 effects.append(ComeHome(record.handle, record.serial))
         return effects
 
+    def _part_suspects(self, thief: NodeId, own: Own, held: Guests) -> tuple[Own, Guests, list[Effect]]:
+        """What of these tasks to grant: a suspect goes alone, the others up to the first suspect.
+
+        So it is known which task it was if the thief dies as well, and no other has to wait behind it there.
+        """
+        at = next((index for index, (_, serial, _) in enumerate(own) if self._is_suspect(serial)), None)
+        if at is None:
+            return own, held, []
+        if at > 0 or self.owned.has_suspect(thief):
+            return own[:at], held, self._give_up_giving(own[at:], ())
+        return own[:1], (), self._give_up_giving(own[1:], held)
+
     def _is_suspect(self, serial: int | None) -> bool:
         record = None if serial is None else self.owned.get(serial)
         return record is not None and bool(record.suspected)
@@ -358,10 +369,8 @@ class Custodian:
         tasks = tuple((record.key, record.spec) for record in records if record.spec is not None)
         return [Enqueue(tasks)] if tasks else []
 
-    def _give_up_giving(
-        self, own: Sequence[tuple[object, int | None, Spec]], held: Sequence[tuple[TaskKey, Spec | None]]
-    ) -> list[Effect]:
-        """The thief vanished between its steal and the answer: what was taken for it goes back."""
+    def _give_up_giving(self, own: Own, held: Guests) -> list[Effect]:
+        """What was taken for a thief goes back: the thief is gone, or not to have it now."""
         effects: list[Effect] = [ComeHome(handle, serial) for handle, serial, _ in own]
         tasks = []
         for key, continuation in held:
