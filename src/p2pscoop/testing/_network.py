@@ -37,6 +37,8 @@ class FakeNetwork:
         self._events: list[_Event] = []
         self._number = 0
         self.cut = 0
+        self.flying_count = 0
+        """Messages on their way."""
         self._inboxes: dict[str, Callable[[bytes], None]] = {}
         self._cuts: dict[tuple[str, str], float] = {}
 
@@ -80,7 +82,8 @@ class FakeNetwork:
             delay = faults.delay_s + rng.expovariate(1 / faults.jitter_s)
             if rng.random() < faults.slow:
                 delay += faults.slow_s
-            self.at(self.now + delay, lambda: self.deliver(address, data))
+            self.flying_count += 1
+            self.at(self.now + delay, lambda: self._land(address, data))
 
     def step(self) -> bool:
         """Let the next thing happen. False if there is none."""
@@ -90,6 +93,10 @@ class FakeNetwork:
         self.now = event.at
         event.action()
         return True
+
+    def _land(self, address: str, data: bytes) -> None:
+        self.flying_count -= 1
+        self.deliver(address, data)
 
     def deliver(self, address: str, data: bytes) -> None:
         """Bytes arrive, if anybody is there."""

@@ -135,6 +135,11 @@ class SimNode:
         empty = not (self.own or self.inbox or self.by_key or self.shipped or self.waiting)
         return empty and self.running is None and self.node.quiescent
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is stopped, or keeps the GIL."""
+        return self._stopped is not None or self._deaf is not None
+
     # ------------------------------------------------------------------------------- life and death
 
     def start(self) -> None:

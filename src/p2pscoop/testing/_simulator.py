@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from p2pscoop._core.ids import NodeId
+from p2pscoop._core.custody import OwnerState
+from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.limits import Limits
 from p2pscoop.testing._faults import Faults
 from p2pscoop.testing._graphs import GRAPHS, Graph
@@ -62,6 +63,11 @@ class Simulator:
         self.poison = self.rng.choice(_tasks(graph)[1:] or [""]) if self.faults.poison else None
         self._fault_s = fault_s
         self._healed = False
+        faults = self.faults
+        deadly = faults.kills or faults.removed or faults.false_alarms or faults.origin_dies or faults.poison
+        self._watched = not deadly
+        """Whether no node ever takes another for dead: then a custody ends only when its task does."""
+        self._events_max: int | None = None
         self._trace = trace
         self._names: dict[NodeId, str] = {}
         self.nodes: list[SimNode] = []
@@ -70,13 +76,14 @@ class Simulator:
             self._add(f"n{index}")
         self._plan()
 
-    def run(self, *, give_up_s: float = 2000.0) -> Report:
+    def run(self, *, give_up_s: float = 2000.0, events_max: int | None = None) -> Report:
         """Run to the end.
 
         Raises:
             InvariantError: the root did not get its value, or something was left over, after so many
-                virtual seconds.
+                virtual seconds, or so many events.
         """
+        self._events_max = events_max
         self.start()
         self.network.at(self._fault_s, self.heal)
         self._run_until(self._over, give_up_s, "the root task has no value")
@@ -266,6 +273,20 @@ class Simulator:
             if not self.network.step() or self.network.now > give_up_s:
                 raise InvariantError(f"{complaint} after {self.network.now:.1f} s: {self._describe()}")
             self.report.events += 1
+            if self._watched and self.network.flying_count == 0:
+                self._check_custody()
+            if self._events_max is not None and self.report.events > self._events_max:
+                raise InvariantError(f"{complaint} after {self.report.events} events: {self._describe()}")
+
+    def _check_custody(self) -> None:
+        """While no message is on its way, a task that its owner believes to be elsewhere is somewhere."""
+        if any(node.silent for node in self._alive()):
+            return
+        there = {held.key for node in self._alive() for held in node.node.held}
+        for node in self._alive():
+            for lent in node.node.owned:
+                if lent.state is OwnerState.LENT and TaskKey(node.node.id, lent.serial) not in there:
+                    raise InvariantError(f"nobody has task {lent.serial} of {node.name}")
 
     def _quiescent(self) -> bool:
         return all(node.idle for node in self.nodes if node.alive)
@@ -311,6 +332,7 @@ def run_seed(
     nodes: int | None = None,
     faults: Faults | None = None,
     trace: Callable[[str], None] | None = None,
+    events_max: int | None = None,
 ) -> Report:
     """One run of which everything that is not given is drawn from the seed.
 
@@ -320,6 +342,7 @@ def run_seed(
         nodes: the number of nodes.
         faults: what goes wrong.
         trace: called with one line per event.
+        events_max: when to give up.
 
     Raises:
         InvariantError: a guarantee was broken.
@@ -334,4 +357,4 @@ def run_seed(
     simulator = Simulator(
         drawn, nodes=count, seed=seed, faults=faults, coroutines=coroutines, limits=limits, trace=trace
     )
-    return simulator.run()
+    return simulator.run(events_max=events_max)
