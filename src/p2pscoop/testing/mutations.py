@@ -173,7 +173,7 @@ MUTATIONS = (
     Mutation("offers to the dead stand", HolderLedger, "lose_target", _no_lost_target, _ROUGH),
     Mutation("orphans are kept", HolderLedger, "lose_owner", _owner_is_forgotten_silently, _ROUGH),
     Mutation("an acceptance ends any offer", HolderLedger, "on_accept", _accept_ends_any_offer, _ALARMS),
-    Mutation("a bounced task stays", HolderLedger, "bounce", _bounced_task_is_queued, Faults(bounces=0.5)),
+    Mutation("a bounced task stays", HolderLedger, "bounce", _bounced_task_is_queued, Faults(bounces=0.2)),
     Mutation("a drained goodbye counts as death", Custodian, "lose", _goodbye_loses_all, _DRAINING),
     Mutation("no one refutes", Membership, "_merge_one", _no_refutation, _ALARMS),
     Mutation("early steals are dropped", Node, "_on_steal", _early_steals_are_dropped, Faults(jitter_s=0.05)),
