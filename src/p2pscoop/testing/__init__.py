@@ -2,9 +2,12 @@
 
     python -m p2pscoop.testing --seed 7 --trace
 
-`Simulator` runs N core nodes over a `FakeNetwork` that delays, reorders, loses and duplicates messages, and
-kills nodes, all drawn from the seed. It checks the guarantees after every event, heals, and demands that the
-root task has the right value and that every table is empty.
+`Simulator` runs N core nodes over a `FakeNetwork` that delays, reorders, loses and duplicates messages, and stops,
+parts, kills and drains nodes, all drawn from the seed (`Faults`). It checks the guarantees as it goes, heals, and
+demands that the root task has the right value and that every table is empty.
+
+`p2pscoop.testing.mutations` puts known bugs into the protocol, to see that the simulator catches them, and
+`p2pscoop.testing.diagrams` draws the protocol's state diagrams.
 """
 
 from p2pscoop.testing._faults import Faults
