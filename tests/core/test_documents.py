@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.conftest import REPOSITORY
 
 from p2pscoop._core.messages import MESSAGES
 from p2pscoop.testing.diagrams import DOCUMENTS, drawings, redrawn
 
 CORE = DOCUMENTS[0].parent
+GUARANTEES = REPOSITORY / "docs" / "guarantees.md"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -34,3 +36,13 @@ def test_races_that_comments_refer_to_are_told() -> None:
     named = {race for path in CORE.glob("*.py") for race in re.findall(r"Race \d+", path.read_text())}
     assert named
     assert named <= told
+
+
+def test_each_guarantee_has_a_test_that_exists() -> None:
+    text = GUARANTEES.read_text()
+    for guarantee in range(1, 9):
+        (line,) = re.findall(rf"^\| G{guarantee} \|.*$", text, re.MULTILINE)
+        assert "`tests/" in line
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        source = (REPOSITORY / path).read_text()
+        assert f"def {name}(" in source or f"{name} = " in source, f"{path}::{name}"
