@@ -452,6 +452,20 @@ def test_tasks_of_a_node_that_is_gone_are_accepted_and_dropped(three: Cluster) -
     assert three["eve"].quiescent
 
 
+def test_a_task_of_a_stranger_is_rejected(pair: Cluster) -> None:
+    """Race 9 of CUSTODY.md: its outcome could not be delivered, and was kept for ever (seed 110231)."""
+    key = TaskKey(info("eve").id, 3)
+    tasks = (GrantedTask(*key, Token(0, 2), SPEC), GrantedTask(pair["ann"].id, 0, Token(0, 1), SPEC))
+    grant = Envelope(pair["ann"].id, pair["bob"].id, Grant(1, tasks))
+    assert pair.do("bob", lambda node: node.receive(0.0, grant)) == [
+        Enqueue(((TaskKey(pair["ann"].id, 0), SPEC),))
+    ]
+    assert [envelope.message for _, envelope in pair.mail] == [
+        Reject((TaskEntry(*key, Token(0, 2)),), "owner not known here"),
+        Accept((TaskEntry(pair["ann"].id, 0, Token(0, 1)),)),
+    ]
+
+
 def test_a_grant_of_a_stranger_waits_for_its_introduction(pair: Cluster) -> None:
     stranger = info("eve")
     grant = Grant(1, (GrantedTask(stranger.id, 0, Token(0, 1), SPEC),))

@@ -192,23 +192,29 @@ class Custodian:
         if sender not in self._membership:
             return []  # It will repeat the grant, and have introduced itself by then.
         effects: list[Effect] = []
-        entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in message.tasks)
         own = [task for task in message.tasks if task.owner == self._me]
         foreign = [task for task in message.tasks if task.owner != self._me]
-        if foreign and (leaving or len(self.held) + len(foreign) > self._limits.held_max):
-            # Own tasks are always taken back; the rest of the grant stays where it was.
-            reason = "leaving" if leaving else f"holds {len(self.held)} tasks already"
-            rejected = tuple(TaskEntry(task.owner, task.serial, task.token) for task in foreign)
+        # Own tasks are always taken back; of the rest, what is rejected stays where it was.
+        taken: list[GrantedTask] = []
+        if leaving:
+            reason = "leaving"
+        elif len(self.held) + len(foreign) > self._limits.held_max:
+            reason = f"holds {len(self.held)} tasks already"
+        else:
+            # Race 9 of CUSTODY.md: what became of a stranger is never heard here.
+            taken, reason = [task for task in foreign if task.owner in self._membership], "owner not known here"
+        if len(taken) < len(foreign):
+            kept = set(taken)
+            rejected = tuple(_entry(task) for task in foreign if task not in kept)
             effects += self._post.to(sender, Reject(rejected, reason))
-            entries = tuple(TaskEntry(task.owner, task.serial, task.token) for task in own)
-            foreign = []
+        entries = tuple(_entry(task) for task in (*own, *taken))
         for task in own:
             lent = self.owned.on_return(task.serial, task.token)
             if lent is not None:
                 came = None if task.spec.kind is SpecKind.FRESH else task.spec
                 effects.append(ComeHome(lent.handle, lent.serial, came))
         queued: list[Held] = []
-        for task in foreign:
+        for task in taken:
             if self._membership.is_gone(task.owner):
                 continue  # Accepted, so that the giver forgets it too, and dropped: nobody waits for it.
             record = self.held.on_grant(TaskKey(task.owner, task.serial), task.token, task.spec)
@@ -380,3 +386,7 @@ class Custodian:
                 assert spec is not None, "a queued task has a spec, or was started and given with one"
                 tasks.append((key, spec))
         return effects + ([Enqueue(tuple(tasks))] if tasks else [])
+
+
+def _entry(task: GrantedTask) -> TaskEntry:
+    return TaskEntry(task.owner, task.serial, task.token)
