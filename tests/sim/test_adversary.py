@@ -61,6 +61,7 @@ class Adversary(RuleBasedStateMachine):
             limits=LIMITS,
             network=AdversaryNetwork,
         )
+        self.simulator.watched = False  # Nodes will die, and be taken for dead.
         self.network = self.simulator.network
         assert isinstance(self.network, AdversaryNetwork)
         self.simulator.start()

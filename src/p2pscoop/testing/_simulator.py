@@ -65,7 +65,7 @@ class Simulator:
         self._healed = False
         faults = self.faults
         deadly = faults.kills or faults.removed or faults.false_alarms or faults.origin_dies or faults.poison
-        self._watched = not deadly
+        self.watched = not deadly
         """Whether no node ever takes another for dead: then a custody ends only when its task does."""
         self._events_max: int | None = None
         self._trace = trace
@@ -273,7 +273,7 @@ class Simulator:
             if not self.network.step() or self.network.now > give_up_s:
                 raise InvariantError(f"{complaint} after {self.network.now:.1f} s: {self._describe()}")
             self.report.events += 1
-            if self._watched and self.network.flying_count == 0:
+            if self.watched and self.network.flying_count == 0:
                 self._check_custody()
             if self._events_max is not None and self.report.events > self._events_max:
                 raise InvariantError(f"{complaint} after {self.report.events} events: {self._describe()}")
