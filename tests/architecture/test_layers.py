@@ -13,6 +13,8 @@ SOURCE = Path(p2pscoop.__file__).parent
 # From the bottom up. A module imports from layers below its own, and from its own package.
 LAYERS = [
     {"p2pscoop.errors", "p2pscoop"},
+    {"p2pscoop._continuation"},
+    {"p2pscoop.continuation"},
     {"p2pscoop._core"},
     {"p2pscoop._machine", "p2pscoop._process_config"},
     {"p2pscoop._future"},

@@ -1,0 +1,189 @@
+"""Getting rid of a suspended frame without running anything of it.
+
+Decides how the original is ended after its copy was accepted elsewhere. Closing or collecting a suspended
+coroutine throws GeneratorExit into it, and its `finally`, `except` and `with` blocks would run: a second time,
+on the wrong node. So:
+
+1. A frame that no handler of user code covers is closed; there is nothing to run.
+2. Any other is *sunk*: closed by a caller that stands exactly at the recursion limit. CPython refuses to enter
+   the frame, and clears a frame that it could not enter, without looking at its handlers. The limit itself is
+   not touched: the caller calls itself until it is there.
+3. Where the limit is too far away to go there, or a trial at first use shows that this interpreter does it
+   differently, the frame is kept on purpose, as a *husk*: for ever, with its locals emptied where that is
+   possible. Husks are counted, and no continuation that might need one is captured when there are too many.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+from collections.abc import Iterable
+from types import CoroutineType, GeneratorType
+from typing import Any
+
+from p2pscoop._continuation.reading import (
+    WRAPPER,
+    Frame,
+    Suspended,
+    frame_of,
+    state_of,
+)
+
+__all__ = ["HUSKS_MAX", "SINK_MAX", "abandon", "discard", "husks", "room_for"]
+
+HUSKS_MAX = 10_000
+"""Frames that are kept because they could not be ended."""
+
+SINK_MAX = 20_000
+"""The farthest recursion limit that is gone to; about 5 ms."""
+
+_husks: list[Any] = []
+_sinks: bool | None = None  # Whether sinking works here; None before the trial.
+
+
+def husks() -> int:
+    """Number of frames that are kept because they could not be ended."""
+    return len(_husks)
+
+
+def room_for(frames: Iterable[Frame]) -> bool:
+    """Whether these frames could be discarded: without husks, or with room for them."""
+    return len(_husks) < HUSKS_MAX or _can_sink() or not any(map(_is_guarded, frames))
+
+
+def discard(frames: list[Frame], shared: Iterable[Frame] = ()) -> None:
+    """End these frames, a chain from the outside in, without running anything of them.
+
+    Args:
+        frames: as they were captured; their values are alive as long as this runs.
+        shared: frames of generators among the values. Others may use them, so they are left alone, but they
+            must not be collected here and now if that would run something.
+    """
+    _end([frame.suspended for frame in frames], [_is_guarded(frame) for frame in frames])
+    for frame in shared:
+        if _is_guarded(frame):
+            _keep(frame.suspended)
+
+
+def abandon(suspended: list[Suspended]) -> None:
+    """End copies that turned out not to be wanted; some may not have been started."""
+    guarded: list[Suspended] = []
+    for each in suspended:
+        state = state_of(each)
+        if state == "created":
+            each.close()
+        elif state == "suspended":
+            guarded.append(each)
+    _end(guarded, [True] * len(guarded))
+
+
+def _is_guarded(frame: Frame) -> bool:
+    if frame.point.guarded:
+        return True
+    if not frame.point.delegates:
+        return False
+    # Closing it closes what it awaits, which may have a `close` of its own.
+    awaited = frame.stack[-1]
+    kind = type(awaited)
+    return not (kind in (CoroutineType, GeneratorType, WRAPPER) or kind.__module__ == "builtins")
+
+
+def _end(suspended: list[Suspended], guarded: list[bool]) -> None:
+    sinking: list[Suspended] = []
+    closing = True
+    # From the inside out: closing a frame closes what it awaits first, and that must have ended by then.
+    for each, covered in zip(reversed(suspended), reversed(guarded), strict=True):
+        closing = closing and not covered
+        if closing:
+            each.close()
+        else:
+            sinking.append(each)
+    if sinking and _can_sink():
+        _sink(sinking)
+    for each in sinking:
+        if frame_of(each) is not None:
+            _keep(each)
+
+
+# ----------------------------------------------------------------------------------------- sinking
+
+
+def _can_sink() -> bool:
+    global _sinks
+    if sys.getrecursionlimit() > SINK_MAX:
+        return False
+    if _sinks is None:
+        _sinks = _trial()
+    return _sinks
+
+
+def _sink(suspended: list[Suspended]) -> None:
+    """Close all of them where no frame can be entered, the first one first."""
+    left = suspended[::-1]
+    collecting = gc.isenabled()
+    # A collection down there would run finalizers of others, which could not enter their frames either.
+    gc.disable()
+    try:
+        _descend(left)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _descend(left: list[Suspended]) -> None:
+    try:
+        _descend(left)
+    except RecursionError:
+        # At the limit. If even the call of `close` is refused, the caller one level up has the room for it, and
+        # no more than that.
+        while left:
+            try:
+                left[-1].close()
+            except RecursionError:
+                if frame_of(left[-1]) is not None:
+                    raise
+            left.pop()
+
+
+class _Trial:
+    def __init__(self) -> None:
+        self.ran = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.ran = True
+
+    def coroutine(self) -> Any:
+        try:
+            with self:
+                yield
+        except BaseException:
+            self.ran = True
+        finally:
+            self.ran = True
+
+
+def _trial() -> bool:
+    trial = _Trial()
+    generator = trial.coroutine()
+    generator.send(None)
+    _sink([generator])
+    return not trial.ran and generator.gi_frame is None
+
+
+# ------------------------------------------------------------------------------------------- husks
+
+
+def _keep(suspended: Suspended) -> None:
+    if not _husks:
+        atexit.register(_keep_for_ever)
+    _husks.append(suspended)
+
+
+def _keep_for_ever() -> None:
+    """At exit: the husks must not be collected even when this module is."""
+    _husks.append(_husks)
+    gc.freeze()
