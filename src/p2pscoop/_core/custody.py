@@ -458,6 +458,10 @@ class HolderLedger:
         self._drop(record, HolderEvent.DROPPED)
         return record
 
+    def abandon(self, key: TaskKey) -> None:
+        """Forget a queued task that can neither be run here nor be given away."""
+        self._drop(self._records[key], HolderEvent.DROPPED)
+
     def _offered_to(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
         record = self._records.get(key)
         if (

@@ -625,8 +625,17 @@ class Node:
         return [ComeHome(record.handle, record.serial) for record in lost]
 
     def _enqueue(self, records: Sequence[Held]) -> list[Effect]:
-        tasks = tuple((record.key, record.spec) for record in records if record.spec is not None)
-        return [Enqueue(tasks)] if tasks else []
+        return self._queue([(record.key, record.spec) for record in records if record.spec is not None])
+
+    def _queue(self, specs: Iterable[tuple[TaskKey, Spec]]) -> list[Effect]:
+        tasks = []
+        for key, spec in specs:
+            if spec.kind is SpecKind.BOUNCED:
+                # Its owner does not take it back, and this node cannot run it: the owner's lease sees to it.
+                self.held.abandon(key)
+            else:
+                tasks.append((key, spec))
+        return [Enqueue(tuple(tasks))] if tasks else []
 
     def _renew_leases(self, records: Iterable[Held]) -> list[Effect]:
         by_owner: defaultdict[NodeId, list[TaskEntry]] = defaultdict(list)
@@ -657,7 +666,7 @@ class Node:
                 spec = record.spec if continuation is None else continuation
                 assert spec is not None, "a queued task has a spec, or was started and given with one"
                 tasks.append((key, spec))
-        return effects + ([Enqueue(tuple(tasks))] if tasks else [])
+        return effects + self._queue(tasks)
 
     # ------------------------------------------------------------------------------------- sending
 
