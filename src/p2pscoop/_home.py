@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.values import Outcome, PeerInfo, Spec
-from p2pscoop._future import Future, make_future, name_of
+from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
+from p2pscoop._future import DONE, FAILED, LENT, Future, Parcel, make_future, name_of
+from p2pscoop._gathering import Gathering
 from p2pscoop._payload import (
     SpecEncoder,
     decode_outcome,
@@ -25,11 +27,22 @@ from p2pscoop._payload import (
 from p2pscoop._port import Guest
 from p2pscoop._runtime import Runtime
 from p2pscoop._scheduler import Scheduler
-from p2pscoop.errors import PayloadError, TaskError
+from p2pscoop.errors import PayloadError, RestoreRefused, TaskError
+
+if TYPE_CHECKING:
+    from p2pscoop._continuation import Captured
 
 __all__ = ["Home"]
 
 logger = logging.getLogger("p2pscoop")
+
+
+class _Shipment(NamedTuple):
+    """A continuation that was offered to a thief. Its original is kept until the thief has accepted."""
+
+    task: Future[Any]
+    captured: Captured
+    spec: Spec
 
 
 class Home:
@@ -60,6 +73,13 @@ class Home:
         self._on_broken = on_broken
         self._queued: dict[TaskKey, Guest] = {}
         self._warned: set[str] = set()
+        self._reserved: dict[NodeId, list[Future[Any]]] = {}
+        """Ready coroutine tasks, claimed for the node whose result made them ready."""
+        self._reserving = threading.Lock()
+        self._lent: dict[Future[Any], _Shipment] = {}
+        self._shipped: dict[TaskKey, _Shipment] = {}
+        """Continuations on offer, of own tasks and of guests."""
+        self.continuations_given = 0
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -81,6 +101,8 @@ class Home:
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
             return None
+        if guest.spec.kind is SpecKind.CONTINUATION:
+            return self._begin_continuation(guest)
         try:
             work, args, kwargs, path = decode_spec(guest.spec)
         except BaseException as error:
@@ -94,9 +116,48 @@ class Home:
             return None
         future = make_future(self.scheduler, work, args, kwargs, None, 0)
         future._path = path
+        return self._host(future, key, name_of(work))
+
+    def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
+        """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
+        future: Future[Any] = make_future(self.scheduler, None, (), {}, None, 0)
+        problem = self._unpack(future, guest.spec.args)
+        if problem is not None:
+            logger.warning("%s: a continuation cannot go on here: %s", self.runtime.name, problem)
+            self.runtime.do(lambda now: self.runtime.node.bounce(now, guest.key))
+            return None
+        return self._host(future, guest.key, name_of(future._work))
+
+    def _host(self, future: Future[Any], key: TaskKey, name: str) -> Future[Any]:
+        future._key = key
         future.claim()
-        future.add_waiter(partial(self._finish, key, name_of(work)))
+        future.add_waiter(partial(self._finish, key, name))
         return future
+
+    def _unpack(self, future: Future[Any], data: bytes) -> RestoreRefused | None:
+        """Make these frames the future's work. What is wrong with them, if that cannot be."""
+        from p2pscoop import _parcels
+
+        try:
+            contents = _parcels.unpack(data)
+        except RestoreRefused as error:
+            return error
+        future._work = contents.coroutine
+        future._args = None
+        future._path = contents.path
+        future._spawned = contents.spawned
+        if contents.generator is not None:
+            future._generator = contents.generator
+        future._context = self.scheduler.context_with(contents.variables)
+        return None
+
+    def restore(self, future: Future[Any]) -> bool:
+        """See `Hooks`."""
+        problem = self._unpack(future, future._work.data)
+        if problem is not None:
+            # It was pickled here, or went further than its start here: there is nothing else to go back to.
+            self.scheduler.end(future, FAILED, problem)
+        return problem is None
 
     def _finish(self, key: TaskKey, name: str, future: Future[Any]) -> None:
         limits = self.runtime.limits
@@ -117,7 +178,8 @@ class Home:
 
     def quiescent(self) -> bool:
         """See `Hooks`."""
-        return self.runtime.node.quiescent
+        # In this order: from the first to the last is the way that a task takes.
+        return not self._reserved and not self.runtime.surrendering and self.runtime.node.quiescent
 
     # ------------------------------------------------------------------ port of the runtime (any thread)
 
@@ -130,15 +192,25 @@ class Home:
     def hungry(self, value: bool) -> None:
         self.scheduler.hungry = value
 
-    def take(self, count_max: int) -> tuple[Sequence[Future[Any]], Sequence[Guest]]:
-        """See `Port`."""
-        own, guests = self.scheduler.take(count_max)
+    def take(self, count_max: int, thief: NodeId) -> tuple[Sequence[Future[Any]], Sequence[Guest]]:
+        """See `Port`. What the thief's own results made ready comes first."""
+        with self._reserving:
+            reserved = self._reserved.pop(thief, [])
+        own, guests = self.scheduler.take(max(0, count_max - len(reserved)) if reserved else count_max)
         for guest in guests:
             self._queued.pop(guest.key, None)
-        return own, guests
+        return [*reserved, *own], guests
+
+    def key_of(self, task: Future[Any]) -> TaskKey | None:
+        """See `Port`."""
+        return getattr(task, "_key", None)
 
     def encode(self, task: Future[Any], encoder: SpecEncoder) -> Spec:
         """See `Port`."""
+        if type(task._work) is Parcel:
+            return Spec(b"", task._work.data, SpecKind.CONTINUATION)
+        if type(task._work) is CoroutineType:
+            return self._encode_continuation(task, encoder.size_max)
         return encoder.encode(task._work, task._args, task._kwargs, task_path(task))
 
     def serial_of(self, task: Future[Any]) -> int | None:
@@ -147,42 +219,117 @@ class Home:
 
     def refuse(self, task: Future[Any], error: PayloadError) -> None:
         """See `Port`. This node can run the task itself, so that is what it does."""
+        if type(task._work) is CoroutineType:
+            task._pinned = str(error)
+            logger.debug("%s: %s goes on here: it %s", self.runtime.name, name_of(task._work), error)
+            self.scheduler.call_soon(lambda: self.scheduler.go_on_later(task))
+            return
         name = name_of(task._work)
         if name not in self._warned:
             self._warned.add(name)
             logger.warning("tasks of %s run only on the node that submits them: %s", name, error)
         self.scheduler.call_soon(lambda: self.scheduler.pin(task))
 
-    def settle(self, task: Future[Any], outcome: Outcome, holder: NodeId) -> None:
+    def settle(self, task: Future[Any], outcome: Outcome, holder: NodeId, hungry: bool) -> None:
         """See `Port`. Unpickled in the home thread: that may run user code."""
-        del holder
+        task._arrived = outcome
+        if hungry and self.scheduler.portable:
+            # Before the home thread hears of it, or it would go on with them itself.
+            claimed = _claim_ready(task)
+            if claimed:
+                with self._reserving:
+                    self._reserved.setdefault(holder, []).extend(claimed)
 
         def settle() -> None:
+            self._forget(self._lent.pop(task, None))
             self.scheduler.settle(task, *decode_outcome(outcome))
 
         self.scheduler.call_soon(settle)
 
-    def come_home(self, task: Future[Any], serial: int | None) -> None:
+    def come_home(self, task: Future[Any], serial: int | None, spec: Spec | None = None) -> None:
         """See `Port`."""
-        self.scheduler.call_soon(lambda: self.scheduler.come_home(task, serial))
+
+        def come_home() -> None:
+            lent = self._lent.pop(task, None)
+            if task._state >= DONE:
+                self._forget(lent)
+            elif spec is not None and spec.kind is SpecKind.CONTINUATION:
+                # It went further than when it left.
+                self._forget(lent)
+                task._work, task._args = Parcel(spec.args), None
+            elif spec is not None:
+                task._pinned = "cannot be restored on a node that stole it; that node's log says why"
+            self.scheduler.come_home(task, serial)
+
+        if self.key_of(task) is not None:
+            self._shipped.pop(task._key, None)
+            self.scheduler.call_soon(lambda: self.scheduler.go_on_later(task))
+        else:
+            self.scheduler.call_soon(come_home)
+
+    def released(self, task: Future[Any]) -> None:
+        """See `Port`."""
+
+        def release() -> None:
+            lent = self._lent.pop(task, None)
+            if lent is not None:
+                task._work = Parcel(lent.spec.args)
+                self._forget(lent)
+
+        self.scheduler.call_soon(release)
+
+    def passed(self, key: TaskKey) -> None:
+        """See `Port`."""
+        self._forget_soon(self._shipped.pop(key, None))
 
     def enqueue(self, guests: Sequence[Guest]) -> None:
         """See `Port`."""
         for guest in guests:
+            shipment = self._shipped.pop(guest.key, None)
+            if shipment is not None and guest.spec is shipment.spec:
+                # Nobody took it: it goes on here, and runs as far as the core (which is locked) is concerned.
+                self.runtime.node.begin(guest.key)
+                self.scheduler.call_soon(partial(self.scheduler.go_on_later, shipment.task))
+                continue
+            self._forget_soon(shipment)  # It has been elsewhere meanwhile, and is further than the original.
             self._queued[guest.key] = guest
-        self.scheduler.inbox.extend(guests)
+            self.scheduler.inbox.append(guest)
         self.scheduler.ring()
 
     def withdraw(self, keys: Sequence[TaskKey]) -> None:
         """See `Port`."""
         for key in keys:
+            self._forget_soon(self._shipped.pop(key, None))
             guest = self._queued.pop(key, None)
             if guest is not None:
                 guest.claim()
 
+    def _encode_continuation(self, task: Future[Any], size_max: int) -> Spec:
+        from p2pscoop import _parcels
+
+        captured, data = _parcels.pack(task, self.scheduler.base_context, size_max)
+        shipment = _Shipment(task, captured, Spec(b"", data, SpecKind.CONTINUATION))
+        key = self.key_of(task)
+        if key is None:
+            task._state = LENT
+            self._lent[task] = shipment
+        else:
+            self._shipped[key] = shipment
+        self.continuations_given += 1
+        return shipment.spec
+
+    def _forget_soon(self, shipment: _Shipment | None) -> None:
+        if shipment is not None:
+            self.scheduler.call_soon(partial(self._forget, shipment))
+
+    def _forget(self, shipment: _Shipment | None) -> None:
+        """The original of a continuation is not needed any more (home thread)."""
+        if shipment is not None:
+            shipment.captured.discard()
+
     def counters(self) -> dict[str, int]:
         """See `Port`."""
-        return {"executed": self.scheduler.executed}
+        return {"executed": self.scheduler.executed, "continuations_given": self.continuations_given}
 
     def prepare(self, origin: NodeId, program: bytes) -> None:
         """See `Port`."""
@@ -238,6 +385,24 @@ class Home:
                 self._queued.pop(guest.key, None)
                 keys.append((guest.key, None))
         self.runtime.do(lambda now: self.runtime.node.give_back(now, keys))
+
+
+def _claim_ready(ended: Future[Any]) -> list[Future[Any]]:
+    """Claim the coroutine tasks that can go on now that the outcome of a future is here. Any thread."""
+    claimed = []
+    for waiter in tuple(ended._waiters or ()):
+        waiting = getattr(waiter, "__self__", None)
+        if type(waiting) is Gathering:
+            if waiting.complete():
+                claimed += _claim_ready(waiting.whole)
+        elif type(waiting) is Future:
+            try:
+                # The ticket of a suspended task; no other kind of waiter is a method of a future.
+                del waiting._ticket
+            except AttributeError:
+                continue  # The home thread was faster.
+            claimed.append(waiting)
+    return claimed
 
 
 def _nothing() -> None:

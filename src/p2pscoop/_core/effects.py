@@ -129,6 +129,8 @@ class Settle(Effect):
     handle: object
     outcome: Outcome
     holder: NodeId
+    hungry: bool = False
+    """Whether the holder has nothing left to do, and its `Surrender` follows."""
 
 
 @dataclass(frozen=True, slots=True)

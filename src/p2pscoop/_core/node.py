@@ -574,7 +574,7 @@ class Node:
             lent = self.owned.settle(result.serial)
             if lent is not None:
                 self.counters.returned += 1
-                effects.append(Settle(lent.handle, result.outcome, sender))
+                effects.append(Settle(lent.handle, result.outcome, sender, message.steal is not None))
         if message.results:
             effects += self._to(sender, ResultAck(tuple(result.serial for result in message.results)))
         if message.steal is not None:
