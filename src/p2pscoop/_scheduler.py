@@ -414,14 +414,15 @@ class Scheduler:
 
     def step(self, future: Future[Any]) -> None:
         """Run a coroutine task until it waits or ends."""
-        if future._state >= DONE or (type(future._work) is Parcel and not self.hooks.restore(future)):
-            return  # Its outcome came from elsewhere, after it had come home; or it cannot go on.
-        if hasattr(future, "_pinned"):
-            del future._pinned  # Where it stops next it may be portable.
+        coroutine = future._work
+        if type(coroutine) is not CoroutineType:
+            # Its outcome came from elsewhere, after it had come home; or it came home as a parcel.
+            if type(coroutine) is not Parcel or not self.hooks.restore(future):
+                return
+            coroutine = future._work
         task, depth = self.task, self.depth
         self.task = future
         self.depth = depth + 1
-        coroutine = future._work
         run = future._context.run
         error: BaseException | None = None
         try:
@@ -588,13 +589,19 @@ class Scheduler:
                 if self.handoff:
                     self._run(self.handoff.pop())
                 elif self.stuck:
-                    self.step(self.stuck.pop())
-                elif (ready := self._next_coroutine()) is not None:
-                    self.step(ready)
+                    future = self.stuck.pop()
+                    del future._pinned  # Where it stops next it may be portable.
+                    self.step(future)
+                elif self.coroutines:
+                    try:
+                        future = self.coroutines.pop()
+                    except IndexError:
+                        continue  # A thief was faster.
+                    self.step(future)
                 else:
-                    future = self._next()
-                    if future is not None:
-                        self._run(future)
+                    claimed = self._next()
+                    if claimed is not None:
+                        self._run(claimed)
                     else:
                         self._rest()
         except BaseException:
@@ -602,13 +609,6 @@ class Scheduler:
             self.root.deque.extend(strand.deque)
             self.root.ranges.extend(strand.ranges)
             raise
-
-    def _next_coroutine(self) -> Future[Any] | None:
-        """Claim a coroutine task that can go on, the newest."""
-        try:
-            return self.coroutines.pop()
-        except IndexError:
-            return None  # A thief may have been faster.
 
     def _run(self, future: Future[Any]) -> None:
         """Run a claimed task at the bottom of a loop strand."""
