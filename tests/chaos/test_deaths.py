@@ -26,6 +26,26 @@ def fib(n: int) -> int:
     return a.result() + b.result()
 
 
+async def coroutine_fib(n: int) -> int:
+    if n < 2:
+        return n
+    a, b = futures.submit(coroutine_fib, n - 1), futures.submit(coroutine_fib, n - 2)
+    return await a + await b
+
+
+async def relay(steps: int) -> int:
+    """Goes from node to node, if there is another one, and counts its steps."""
+    count = 0
+    for _ in range(steps):
+        count += await futures.submit(pause, 1)
+    return count
+
+
+def pause(value: int) -> int:
+    time.sleep(0.01)
+    return value
+
+
 def work(x: int) -> int:
     until = time.perf_counter() + 0.01
     while time.perf_counter() < until:
@@ -70,6 +90,24 @@ def test_nested_tasks_survive_kills(with_nodes: Callable[[int], None]) -> None:
     finally:
         assassin.stop()
     assert assassin.killed >= 5
+
+
+def test_suspended_tasks_survive_kills_wherever_they_are(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(4)
+    assassin = Assassin(0.3, seed=4)
+    assassin.start()
+    moved = 0
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 6:
+            relays = [futures.submit(relay, 8) for _ in range(10)]
+            assert futures.submit(coroutine_fib, 19).result() == 4181
+            assert [each.result() for each in relays] == [8] * 10
+            moved = current().hooks.continuations_given  # type: ignore[attr-defined]
+    finally:
+        assassin.stop()
+    assert assassin.killed >= 5
+    assert moved > 0
 
 
 def test_maps_survive_kills(with_nodes: Callable[[int], None]) -> None:

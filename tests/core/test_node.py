@@ -118,7 +118,7 @@ def test_a_task_goes_out_and_its_outcome_comes_back() -> None:
     thief.do(thief.node.seek(0.0))
     talk(owner, thief)
     settle, *_ = owner.take(fx.Settle)
-    assert settle == fx.Settle("handle", VALUE, thief.node.id)
+    assert settle == fx.Settle("handle", VALUE, thief.node.id, hungry=True)
     assert owner.node.quiescent
     assert thief.node.quiescent
 
@@ -159,6 +159,22 @@ def test_a_continuation_is_handed_over_and_its_original_released() -> None:
     owner, thief = pair()
     lend(owner, thief, CONTINUATION)
     assert owner.take(fx.Released) == [fx.Released("handle")]
+
+
+def test_a_continuation_costs_the_messages_of_a_steal() -> None:
+    counts = []
+    for spec in (SPEC, CONTINUATION):
+        owner, thief = pair()
+        sent = 0
+        owner.do(owner.node.give(0.0, thief.node.id, 1, [("handle", None, spec)], []))
+        for side_, other in ((owner, thief), (thief, owner)):
+            messages = side_.sent()
+            sent += len(messages)
+            for message in messages:
+                other.receive(side_, message)
+        assert owner.sent() == thief.sent() == []
+        counts.append(sent)
+    assert counts == [2, 2], "a grant and its accept"
 
 
 def test_a_guest_that_was_started_goes_home_as_a_continuation() -> None:
