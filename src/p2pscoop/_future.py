@@ -14,15 +14,15 @@ from _thread import get_ident
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from p2pscoop._core.ids import TaskKey
+    from p2pscoop._core.ids import NodeId, TaskKey
     from p2pscoop._core.values import Outcome
     from p2pscoop._gathering import Gathering
     from p2pscoop._scheduler import Scheduler
 
-__all__ = ["DEPTH_MAX", "Future", "Parcel", "finished", "make_future", "name_of"]
+__all__ = ["DEPTH_MAX", "Future", "Kept", "Parcel", "finished", "make_future", "name_of"]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -55,10 +55,20 @@ _STATE_NAMES = {
 class Parcel:
     """A continuation as bytes, in the place of a task's work."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "needs")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, needs: tuple[Kept, ...] = ()) -> None:
         self.data = data
+        self.needs = needs
+        """Futures in it whose values are elsewhere."""
+
+
+class Kept(NamedTuple):
+    """A future whose value stays with the node that computed it: which node, and which of our tasks."""
+
+    future: Future[Any]
+    holder: NodeId
+    serial: int
 
 
 class Future(Generic[T]):
@@ -75,6 +85,7 @@ class Future(Generic[T]):
         "_gathering",
         "_generator",
         "_index",
+        "_kept",
         "_key",
         "_kwargs",
         "_parent",
@@ -109,6 +120,7 @@ class Future(Generic[T]):
     _arrived: Outcome  # of a lent task, before the home thread has unpickled it
     _gathering: Gathering  # of a future that `gather` made
     _generator: random.Random  # the task's own, once it has asked for it
+    _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
     _key: TaskKey  # of a task that another node owns
     _pinned: str  # why its frames could not travel when they were last asked to
 
@@ -226,11 +238,11 @@ class Future(Generic[T]):
         """Whether the task has ended: returned, raised, or been cancelled."""
         if self._state < DONE and get_ident() == self._scheduler.thread:
             self._scheduler.poll()
-        return self._state >= DONE
+        return self._state >= DONE or hasattr(self, "_kept")
 
     def running(self) -> bool:
         """Whether the task has been started, here or (as far as this node knows) elsewhere."""
-        return self._state in (RUNNING, LENT)
+        return self._state in (RUNNING, LENT) and not hasattr(self, "_kept")
 
     def cancelled(self) -> bool:
         """Whether the task was cancelled before it started."""
@@ -272,6 +284,8 @@ class Future(Generic[T]):
             self._waiters = [waiter]
         else:
             self._waiters.append(waiter)
+        if hasattr(self, "_kept"):
+            self._scheduler.hooks.wanted(self)
 
     def discard_waiter(self, waiter: Callable[[Future[Any]], None]) -> None:
         """Undo `add_waiter`, if the task has not ended."""
@@ -297,6 +311,8 @@ class Future(Generic[T]):
             return
         scheduler = self._scheduler
         scheduler.check_thread()
+        if hasattr(self, "_kept"):
+            timeout = None  # It has ended; what is waited for is only the way here.
         if timeout is not None and timeout <= 0:
             scheduler.poll()
             if self._state < DONE:

@@ -161,6 +161,9 @@ class Pool:
             task.batch = batch
         return tasks, ()
 
+    def kept(self, task: _Task, serial: int, holder: NodeId, hungry: bool) -> None:
+        """See `Port`. Never happens: what runs no tasks is sent all values at once."""
+
     def released(self, task: _Task) -> None:
         """See `Port`. What it came home with is not needed any more: if it is lost, it starts again."""
         task.progress = None
@@ -168,8 +171,9 @@ class Pool:
     def passed(self, key: TaskKey) -> None:
         """See `Port`. Never happens, as `enqueue`."""
 
-    def encode(self, task: _Task, encoder: SpecEncoder) -> Spec:
+    def encode(self, task: _Task, encoder: SpecEncoder, thief: NodeId) -> Spec:
         """See `Port`."""
+        del thief
         if task.progress is not None:
             return task.progress
         path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()

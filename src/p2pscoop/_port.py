@@ -16,12 +16,14 @@ __all__ = ["Guest", "Port"]
 class Guest:
     """A task of another node that is queued here."""
 
-    __slots__ = ("_ticket", "claimed", "key", "spec")
+    __slots__ = ("_ticket", "claimed", "kept", "key", "spec")
 
     def __init__(self, key: TaskKey, spec: Spec) -> None:
         self.key = key
         self.spec = spec
         self.claimed = False
+        self.kept: dict[TaskKey, Outcome] = {}
+        """Values that a continuation needs and that are here already."""
         self._ticket = True
 
     def claim(self) -> bool:
@@ -51,8 +53,8 @@ class Port(Protocol):
         """Of a task that was started here and is another node's; None for an own one."""
         ...
 
-    def encode(self, task: Any, encoder: SpecEncoder) -> Spec:
-        """Pickle an own task. Raises `PayloadError`."""
+    def encode(self, task: Any, encoder: SpecEncoder, thief: NodeId) -> Spec:
+        """Pickle an own task for a thief. Raises `PayloadError`."""
         ...
 
     def serial_of(self, task: Any) -> int | None:
@@ -65,6 +67,10 @@ class Port(Protocol):
 
     def settle(self, task: Any, outcome: Outcome, holder: NodeId, hungry: bool) -> None:
         """The outcome of a lent task. If its holder is hungry, `take` for it follows."""
+        ...
+
+    def kept(self, task: Any, serial: int, holder: NodeId, hungry: bool) -> None:
+        """A lent task has a large value, which stays with its holder. If that is hungry, `take` for it follows."""
         ...
 
     def come_home(self, task: Any, serial: int | None, spec: Spec | None = None) -> None:

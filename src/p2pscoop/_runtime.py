@@ -164,6 +164,7 @@ class Runtime:
             fx.Settle: lambda effect: (
                 lambda: port.settle(effect.handle, effect.outcome, effect.holder, effect.hungry)
             ),
+            fx.Kept: lambda effect: lambda: port.kept(effect.handle, effect.serial, effect.holder, effect.hungry),
             fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial, effect.spec),
             fx.Released: lambda effect: lambda: port.released(effect.handle),
             fx.Passed: lambda effect: lambda: port.passed(effect.key),
@@ -242,6 +243,11 @@ class Runtime:
         with self._lock:
             self.node.settled_at_home(serial)
 
+    def know_as(self, serial: int, handle: object) -> None:
+        """An own task that is elsewhere gets another handle."""
+        with self._lock:
+            self.node.replace_handle(serial, handle)
+
     def size(self) -> int:
         """How many nodes run tasks, as far as this one knows; itself included if it does."""
         membership = self.node.membership
@@ -304,6 +310,10 @@ class Runtime:
             with self._lock:
                 self.surrendering -= 1
 
+    def hand_out(self, thief: NodeId, count: int) -> None:
+        """Give so many tasks to a node that has not asked."""
+        self._surrender(fx.Surrender(thief, 0, count, answer=False))
+
     def _take_and_give(self, effect: fx.Surrender) -> None:
         own, guests = self.port.take(effect.count_max, effect.thief)
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
@@ -317,7 +327,7 @@ class Runtime:
                 self.port.come_home(task, self.port.serial_of(task))
                 continue
             try:
-                spec = self.port.encode(task, encoder)
+                spec = self.port.encode(task, encoder, effect.thief)
             except PayloadError as error:
                 self.port.refuse(task, error)
                 continue

@@ -127,6 +127,12 @@ class Hooks(Protocol):
     def restore(self, future: Future[Any]) -> bool:
         """Turn the parcel of an own task into a coroutine. False if that cannot be: the future has ended."""
 
+    def wanted(self, future: Future[Any]) -> None:
+        """Somebody waits here for a value that its holder keeps: bring them together."""
+
+    def fetch_all(self) -> None:
+        """Bring all values here that other nodes keep for this one."""
+
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home has ended here."""
 
@@ -515,6 +521,7 @@ class Scheduler:
     def drain(self) -> None:
         """Run tasks until none is left, here or lent."""
         self._draining = True
+        self.hooks.fetch_all()
         try:
             self.run_until(self._idle_for_good)
         finally:
@@ -658,9 +665,11 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Nothing to run: look for work, and sleep until there is some."""
-        if self._draining and self._idle_for_good():
-            self.root.wake()
-            return
+        if self._draining:
+            self.hooks.fetch_all()
+            if self._idle_for_good():
+                self.root.wake()
+                return
         self.hooks.seek()
         timeout = -1.0
         if self._timers:

@@ -6,16 +6,19 @@ import contextvars
 import itertools
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import Script, eventually, nodes_of
 
 import p2pscoop
 from p2pscoop import _local, futures
 from p2pscoop._future import LENT, Future
+from p2pscoop._home import Home
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -304,6 +307,121 @@ def test_a_busy_node_does_not_keep_a_ready_task() -> None:
     while given() == 0:
         assert time.monotonic() < until
     assert task.result() != [os.getpid()]
+
+
+# -------------------------------------------------------------------------------------- large values
+
+LARGE = 3 * 1024 * 1024
+
+
+def large(seconds: float = 0.05) -> bytes:
+    time.sleep(seconds)
+    return bytes(LARGE)
+
+
+def traffic() -> int:
+    """Bytes that this node has received in outcomes."""
+    hooks = _local.current().hooks
+    assert isinstance(hooks, Home)
+    return hooks.bytes_received
+
+
+def test_a_task_goes_to_a_large_value() -> None:
+    async def measuring() -> tuple[int, int]:
+        value = await stolen(large)
+        return len(value), where()
+
+    size, pid = run(measuring)  # type: ignore[misc]
+    assert size == LARGE
+    assert pid != os.getpid()
+    assert traffic() < LARGE / 10
+
+
+def test_a_large_value_that_is_wanted_comes() -> None:
+    future = stolen(large)
+    assert len(future.result()) == LARGE  # type: ignore[arg-type]
+    assert traffic() > LARGE
+    many = [stolen(large, 0) for _ in range(3)]
+    assert futures.wait(many).not_done == set()
+    assert [len(each.result()) for each in many] == [LARGE] * 3  # type: ignore[arg-type]
+    assert [len(each) for each in futures.gather(stolen(large), stolen(large)).result()] == [LARGE] * 2
+    assert [len(value) for value in futures.map(large, [0.05] * 6)] == [LARGE] * 6
+
+
+def test_a_future_whose_value_is_elsewhere_is_done() -> None:
+    future = stolen(large)
+    deadline = time.monotonic() + 20
+    while not future.done():
+        assert time.monotonic() < deadline
+    assert traffic() < LARGE
+    assert not future.running()
+    assert not future.cancel()
+    assert len(future.result(timeout=0)) == LARGE  # type: ignore[arg-type]
+
+
+def test_a_task_that_cannot_go_to_a_large_value_gets_it() -> None:
+    async def holding() -> tuple[int, int]:
+        lock = threading.Lock()
+        value = await stolen(large)
+        with lock:
+            return len(value), where()
+
+    assert run(holding) == (LARGE, os.getpid())
+
+
+def test_a_large_value_that_nobody_wants_is_let_go_everywhere() -> None:
+    stolen(large)
+    eventually(lambda: all(each == 0 for each in custodies()))
+
+
+def custodies() -> tuple[int, int]:
+    """Own tasks that are elsewhere, and values that the other node keeps."""
+    futures.wait([stolen(time.sleep, 0)])  # A scheduling point, at which futures are let go.
+    hooks = _local.current().hooks
+    assert isinstance(hooks, Home)
+    holding = stolen(lambda: len(_local.current().hooks.runtime.node.held) - 1)  # type: ignore[attr-defined]
+    return len(hooks.runtime.node.owned), holding.result()  # type: ignore[return-value]
+
+
+def test_a_large_value_is_computed_again_if_it_is_lost() -> None:
+    future = stolen(large)
+    deadline = time.monotonic() + 20
+    while not future.done():
+        assert time.monotonic() < deadline
+    (node,) = nodes_of()
+    os.kill(node, signal.SIGKILL)
+    assert len(future.result()) == LARGE  # type: ignore[arg-type]
+
+
+def test_a_task_that_went_to_a_large_value_survives_the_loss_of_both() -> None:
+    async def lingering() -> int:
+        value = await stolen(large)
+        if where() != home:
+            os.kill(where(), signal.SIGKILL)
+        return len(value)
+
+    home = os.getpid()
+    assert run(lingering) == LARGE
+
+
+def test_large_values_reach_those_who_wait_at_the_end(script: Callable[[str], Script]) -> None:
+    program = script(
+        """
+        import time
+        from p2pscoop import futures
+
+        def large():
+            time.sleep(0.02)
+            return bytes(2_000_000)
+
+        many = [futures.submit(large) for _ in range(20)]
+        time.sleep(0.3)
+        futures.shutdown()
+        print({len(each.result()) for each in many})
+        """
+    )
+    done = program.run(env={"P2PSCOOP_NODES": "2"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{2000000}\n", "")
 
 
 # ------------------------------------------------------------------------- dataflow without a frame

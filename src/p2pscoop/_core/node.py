@@ -27,6 +27,7 @@ from p2pscoop._core.effects import (
     Effect,
     Enqueue,
     Joined,
+    Kept,
     Passed,
     Prepare,
     Refused,
@@ -45,6 +46,7 @@ from p2pscoop._core.membership import Change, ChangeKind, Membership
 from p2pscoop._core.messages import (
     Accept,
     Cancel,
+    Fetch,
     Grant,
     Holding,
     HoldingAck,
@@ -69,6 +71,7 @@ from p2pscoop._core.values import (
     GrantedTask,
     MemberState,
     Outcome,
+    OutcomeKind,
     PeerInfo,
     Spec,
     SpecKind,
@@ -159,6 +162,7 @@ class Node:
             Reject: self._on_reject,
             Result: self._on_result,
             ResultAck: self._on_result_ack,
+            Fetch: self._on_fetch,
             Holding: self._on_holding,
             HoldingAck: self._on_holding_ack,
             Cancel: self._on_cancel,
@@ -333,8 +337,45 @@ class Node:
         record = self.held.finish(key, outcome)
         if record is None:
             return []
-        self._deliveries.add_result(now, key.owner, TaskResult(key.serial, record.token, outcome))
+        owner = self.membership.row(key.owner)
+        large = outcome.kind is OutcomeKind.VALUE and len(outcome.payload) >= self.limits.bulk_min
+        # An owner that runs no tasks has nothing to send after the value, and wants it at once.
+        record.kept = large and not self.leaving and owner is not None and owner.info.runs_tasks
+        return self._deliver(now, record)
+
+    def _deliver(self, now: float, record: Held) -> list[Effect]:
+        announced = record.announced
+        assert announced is not None, "it has finished"
+        key = record.key
+        self._deliveries.add_result(now, key.owner, TaskResult(key.serial, record.token, announced))
         return self._post(self._deliveries.flush(now, only_due=True))
+
+    def fetch(self, serial: int) -> list[Effect]:
+        """The value of an own task, which its holder keeps, is wanted here: `Settle` follows, or `ComeHome`."""
+        record = self.owned.get(serial)
+        if record is None or not record.kept or record.wanted:
+            return []
+        record.wanted = True
+        return self._to(record.holder, Fetch((serial,)))
+
+    def release(self, serial: int) -> list[Effect]:
+        """Nobody wants the outcome of an own task any more."""
+        record = self.owned.settle(serial)
+        if record is None or record.holder == self.id:
+            return []
+        message = ResultAck((serial,)) if record.kept else Cancel((serial,))
+        return self._to(record.holder, message)
+
+    def kept(self, key: TaskKey) -> Outcome | None:
+        """A value that this node keeps for its owner."""
+        record = self.held.get(key)
+        return record.outcome if record is not None and record.kept else None
+
+    def replace_handle(self, serial: int, handle: object) -> None:
+        """Know an own task that is elsewhere by another handle."""
+        record = self.owned.get(serial)
+        if record is not None:
+            record.handle = handle
 
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home ended here."""
@@ -360,10 +401,15 @@ class Node:
         """Answer a peer's question for counters."""
         return self._to(peer, Status(query, counters))
 
-    def leave(self) -> None:
-        """Take no more tasks. What is queued goes home with `give_back`, what runs is finished."""
+    def leave(self, now: float) -> list[Effect]:
+        """Take no more tasks, keep no values. What is queued goes home with `give_back`, what runs is finished."""
         self.leaving = True
         self._thief.found()
+        return [effect for key in [record.key for record in self.held] for effect in self._hand_over(now, key)]
+
+    def _hand_over(self, now: float, key: TaskKey) -> list[Effect]:
+        record = self.held.unkeep(key)
+        return [] if record is None else self._deliver(now, record)
 
     def goodbye(self, reason: str, *, failed: bool = False) -> list[Effect]:
         """The last word to all peers."""
@@ -570,19 +616,39 @@ class Node:
 
     def _on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
         effects: list[Effect] = []
+        hungry = message.steal is not None
+        acknowledged = []
         for result in message.results:
+            if result.outcome.kind is OutcomeKind.KEPT and self.owned.get(result.serial) is not None:
+                effects += self._on_kept(now, sender, result, hungry)
+                continue
+            acknowledged.append(result.serial)
             lent = self.owned.settle(result.serial)
             if lent is not None:
                 self.counters.returned += 1
-                effects.append(Settle(lent.handle, result.outcome, sender, message.steal is not None))
-        if message.results:
-            effects += self._to(sender, ResultAck(tuple(result.serial for result in message.results)))
+                effects.append(Settle(lent.handle, result.outcome, sender, hungry))
+        if acknowledged:
+            effects += self._to(sender, ResultAck(tuple(acknowledged)))
         if message.steal is not None:
             # Whoever owns the last task of a thief is the likeliest to have the next one, and soon.
             if not self.leaving:
                 self._waiting.add(now, sender, message.steal)
             effects.append(Surrender(sender, message.steal, self.limits.steal_batch_max, answer=True))
         return effects
+
+    def _on_kept(self, now: float, sender: NodeId, result: TaskResult, hungry: bool) -> list[Effect]:
+        """Not acknowledged: the holder says it again until the value is fetched or released."""
+        known = self.owned.get(result.serial)
+        news = known is not None and not known.kept
+        record = self.owned.on_kept(now, sender, result.serial, result.token)
+        if record is None:
+            return []
+        if record.wanted:
+            return self._to(sender, Fetch((result.serial,)))
+        return [Kept(record.handle, record.serial, sender, hungry)] if news else []
+
+    def _on_fetch(self, now: float, sender: NodeId, message: Fetch) -> list[Effect]:
+        return [effect for serial in message.serials for effect in self._hand_over(now, TaskKey(sender, serial))]
 
     def _on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:
         for serial in message.serials:

@@ -44,6 +44,7 @@ class Report:
     requeued: int = 0
     resumptions: int = 0
     migrated: int = 0
+    kept: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -133,6 +134,7 @@ class _SimNode:
             fx.Enqueue: self._enqueue,
             fx.Withdraw: self._withdraw,
             fx.Settle: self._settle,
+            fx.Kept: self._kept,
             fx.ComeHome: self._come_home,
             fx.Joined: self._joined,
             fx.Released: self._released,
@@ -222,6 +224,15 @@ class _SimNode:
         assert isinstance(task, _Task)
         task.claim()  # If it came home meanwhile and is queued, it need not run.
         self._complete(task, int(effect.outcome.payload))
+
+    def _kept(self, effect: fx.Kept) -> None:
+        self.simulator.report.kept += 1
+        wanted_at = self.network.now + self.simulator.rng.expovariate(20.0)
+        self.network.at(wanted_at, lambda: self._fetch(effect.serial))
+
+    def _fetch(self, serial: int) -> None:
+        if self.alive:
+            self.carry_out(self.node.fetch(serial))
 
     def _come_home(self, effect: fx.ComeHome) -> None:
         task = effect.handle
@@ -530,4 +541,8 @@ def run_seed(
     coroutines = rng.random() < 0.5
     kind = GRAPHS[name]
     drawn = kind(seed=seed) if name in ("tree", "random") else kind()  # type: ignore[call-arg]
-    return Simulator(drawn, nodes=count, seed=seed, faults=faults, coroutines=coroutines, trace=trace).run()
+    limits = Limits(bulk_min=rng.choice((1, Limits().bulk_min)))
+    simulator = Simulator(
+        drawn, nodes=count, seed=seed, faults=faults, coroutines=coroutines, limits=limits, trace=trace
+    )
+    return simulator.run()
