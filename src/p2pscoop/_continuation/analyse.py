@@ -10,7 +10,10 @@ instruction anywhere in the function makes the whole function unanalysable, and 
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import inspect
+import operator
 from types import CodeType
 from typing import NamedTuple
 
@@ -78,8 +81,12 @@ class Analysis(NamedTuple):
     slots: int
 
 
+_OBJECTS: tuple[Kinds, ...] = ([], [OBJECT], [OBJECT, OBJECT])
+_start_of = operator.attrgetter("start")
+
+
 class _State:
-    """Kinds of all slots before an instruction."""
+    """Kinds of all slots before an instruction. Its lists are shared and never changed."""
 
     __slots__ = ("slots", "stack")
 
@@ -95,19 +102,21 @@ def _analyse(code: CodeType) -> Analysis:
     instructions = instructions_of(code)
     index_of = {each.offset: index for index, each in enumerate(instructions)}
     handlers = handlers_of(code)
-    handler_at = [_innermost(handlers, each.offset) for each in instructions]
     names = dict.fromkeys(code.co_varnames + code.co_cellvars)
     slot_count = len(names)
 
     states: list[_State | None] = [None] * len(instructions)
     states[0] = _State([], _entry(code, slot_count))
+    # In the order of the code most instructions are looked at when all that leads to them is known.
     pending = [0]
     while pending:
-        index = pending.pop()
+        index = heapq.heappop(pending)
+        if pending and pending[0] == index:
+            continue
         instruction = instructions[index]
         state = states[index]
         assert state is not None
-        handler = handler_at[index]
+        handler = _innermost(handlers, instruction.offset)
         if handler is not None and instruction.name not in SILENT:
             stack = state.stack[:]
             if handler.depth > len(stack):
@@ -134,20 +143,25 @@ def _entry(code: CodeType, slot_count: int) -> Kinds:
 
 
 def _innermost(handlers: list[Handler], offset: int) -> Handler | None:
-    return next((each for each in handlers if each.start <= offset < each.end), None)
+    # They are in order and do not overlap.
+    index = bisect.bisect_right(handlers, offset, key=_start_of) - 1
+    return handlers[index] if index >= 0 and offset < handlers[index].end else None
 
 
 def _step(instruction: Instruction, state: _State, jumped: bool) -> tuple[Kinds, Kinds]:
-    stack, slots = state.stack[:], state.slots[:]
+    stack = state.stack[:]
     simple = SIMPLE.get(instruction.name)
     if simple is not None:
         taken, given = simple
-        take(stack, taken)
-        stack.extend([OBJECT] * given)
-        return stack, slots
+        if taken:
+            take(stack, taken)
+        if given:
+            stack += _OBJECTS[given]
+        return stack, state.slots
     rule = SPECIAL.get(instruction.name)
     if rule is None:
         raise Unknown(f"no rule for the instruction {instruction.name}")
+    slots = state.slots[:]
     rule(instruction, stack, slots, jumped)
     return stack, slots
 
@@ -155,15 +169,17 @@ def _step(instruction: Instruction, state: _State, jumped: bool) -> tuple[Kinds,
 def _merge(states: list[_State | None], pending: list[int], index: int, stack: Kinds, slots: Kinds) -> None:
     known = states[index]
     if known is None:
-        states[index] = _State(stack, slots[:])
-        pending.append(index)
+        states[index] = _State(stack, slots)
+        heapq.heappush(pending, index)
+        return
+    if known.stack == stack and known.slots == slots:
         return
     if len(known.stack) != len(stack):
         raise Unknown("two ways to one instruction leave stacks of different depth")
     merged_stack, merged_slots = list(map(_join, known.stack, stack)), list(map(_join, known.slots, slots))
     if merged_stack != known.stack or merged_slots != known.slots:
         states[index] = _State(merged_stack, merged_slots)
-        pending.append(index)
+        heapq.heappush(pending, index)
 
 
 def _join(one: str, other: str) -> str:

@@ -16,7 +16,18 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["VERSION", "CodeCache", "Handler", "Instruction", "handlers_of", "instructions_of", "unsupported"]
+__all__ = [
+    "VERSION",
+    "CodeCache",
+    "Handler",
+    "Instruction",
+    "handlers_of",
+    "instructions_of",
+    "interned",
+    "shifted_handlers",
+    "shifted_lines",
+    "unsupported",
+]
 
 VERSION = sys.version_info[:2]
 
@@ -145,3 +156,16 @@ class CodeCache(Generic[T]):
                 self._known.clear()
             self._known[index] = known
         return known[1]
+
+
+_interned: dict[CodeType, CodeType] = {}
+
+
+def interned(code: CodeType) -> CodeType:
+    """The first code object equal to this one.
+
+    Code that travels by value arrives as a new object each time; so it is analysed once.
+    """
+    if len(_interned) >= _CACHE_MAX:
+        _interned.clear()
+    return _interned.setdefault(code, code)

@@ -33,12 +33,12 @@ class Captured:
         depth: number of frames, from the coroutine inwards.
     """
 
-    __slots__ = ("_frames", "_shared", "coroutine")
+    __slots__ = ("_frames", "_others", "coroutine")
 
     def __init__(self, coroutine: Suspended, frames: list[Frame]) -> None:
         self.coroutine = coroutine
         self._frames = frames
-        self._shared: list[Frame] = []
+        self._others: list[Frame] = []
 
     @property
     def depth(self) -> int:
@@ -64,8 +64,8 @@ class Captured:
             except BaseException as error:
                 raise NotPortable(_blame(self._frames, pickler, known, error)) from error
             own = set(map(id, self._frames))
-            self._shared = [frame for frame in writer.frames if id(frame) not in own]
-            if self._shared and not room_for(self._shared):
+            self._others = [frame for frame in writer.frames if id(frame) not in own]
+            if self._others and not room_for(self._others):
                 raise NotPortable(_TOO_MANY)
             return envelope.close(file.getvalue())
 
@@ -74,9 +74,7 @@ class Captured:
 
         Objects that only its frames refer to are let go, as when any local goes out of scope.
         """
-        frames, self._frames = self._frames, []
-        discarding.discard(frames, self._shared)
-        self._shared = []
+        discarding.discard(self._frames, self._others)
 
 
 _TOO_MANY = f"would leave a frame that cannot be ended, and {discarding.HUSKS_MAX} of them are there already"

@@ -38,13 +38,14 @@ HUSKS_MAX = 10_000
 SINK_MAX = 20_000
 """The farthest recursion limit that is gone to; about 5 ms."""
 
-_husks: list[Any] = []
+_husks: list[Suspended] = []
+_cycle: list[Any] = []
 _sinks: bool | None = None  # Whether sinking works here; None before the trial.
 
 
 def husks() -> int:
     """Number of frames that are kept because they could not be ended."""
-    return len(_husks)
+    return sum(frame_of(each) is not None for each in _husks)
 
 
 def room_for(frames: Iterable[Frame]) -> bool:
@@ -52,18 +53,33 @@ def room_for(frames: Iterable[Frame]) -> bool:
     return len(_husks) < HUSKS_MAX or _can_sink() or not any(map(_is_guarded, frames))
 
 
-def discard(frames: list[Frame], shared: Iterable[Frame] = ()) -> None:
-    """End these frames, a chain from the outside in, without running anything of them.
+def discard(frames: list[Frame], others: list[Frame]) -> None:
+    """End these frames without running anything of them. Both lists are emptied.
 
     Args:
-        frames: as they were captured; their values are alive as long as this runs.
-        shared: frames of generators among the values. Others may use them, so they are left alone, but they
-            must not be collected here and now if that would run something.
+        frames: a chain from the outside in, as it was captured.
+        others: frames of generators and coroutines among the values of the chain. Those that nothing else
+            refers to are ended too; the rest of the program may still use the others.
     """
     _end([frame.suspended for frame in frames], [_is_guarded(frame) for frame in frames])
-    for frame in shared:
-        if _is_guarded(frame):
-            _keep(frame.suspended)
+    left = [frame.suspended for frame in others]
+    guarded = [_is_guarded(frame) for frame in others]
+    # Up to here these lists kept all values alive: letting go of them at the recursion limit would have
+    # confused their finalizers.
+    frames.clear()
+    others.clear()
+    progress = True
+    while progress:
+        progress = False
+        for index in reversed(range(len(left))):
+            # One reference is the list's, one the argument's.
+            if sys.getrefcount(left[index]) == 2:
+                _end([left.pop(index)], [guarded.pop(index)])
+                progress = True
+    for each, covered in zip(left, guarded, strict=True):
+        # In use elsewhere, or in a cycle; the collector must not find it there.
+        if covered:
+            _keep(each)
 
 
 def abandon(suspended: list[Suspended]) -> None:
@@ -120,7 +136,7 @@ def _can_sink() -> bool:
 
 def _sink(suspended: list[Suspended]) -> None:
     """Close all of them where no frame can be entered, the first one first."""
-    left = suspended[::-1]
+    left: list[tuple[Any, bool]] = [(each, isinstance(each, CoroutineType)) for each in reversed(suspended)]
     collecting = gc.isenabled()
     # A collection down there would run finalizers of others, which could not enter their frames either.
     gc.disable()
@@ -131,19 +147,26 @@ def _sink(suspended: list[Suspended]) -> None:
             gc.enable()
 
 
-def _descend(left: list[Suspended]) -> None:
+def _descend(left: list[tuple[Any, bool]]) -> None:
     try:
         _descend(left)
     except RecursionError:
-        # At the limit. If even the call of `close` is refused, the caller one level up has the room for it, and
-        # no more than that.
+        # At the limit. Nothing in here may call a Python function: that would be refused, and be mistaken.
+        sunk = False
         while left:
+            each, is_coroutine = left[-1]
             try:
-                left[-1].close()
+                each.close()
             except RecursionError:
-                if frame_of(left[-1]) is not None:
-                    raise
-            left.pop()
+                pass
+            if (each.cr_frame if is_coroutine else each.gi_frame) is not None:
+                if sunk:
+                    # One level up frames can be entered. What is left becomes husks.
+                    return
+                # Even the call of `close` was refused. One level up there is room for it, and for no more.
+                raise
+            del left[-1]
+            sunk = True
 
 
 class _Trial:
@@ -180,10 +203,12 @@ def _trial() -> bool:
 def _keep(suspended: Suspended) -> None:
     if not _husks:
         atexit.register(_keep_for_ever)
+    _husks[:] = [each for each in _husks if frame_of(each) is not None and each is not suspended]
     _husks.append(suspended)
 
 
 def _keep_for_ever() -> None:
     """At exit: the husks must not be collected even when this module is."""
-    _husks.append(_husks)
+    _cycle.append(_husks)
+    _cycle.append(_cycle)
     gc.freeze()

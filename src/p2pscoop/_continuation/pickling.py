@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import pickle
 from collections.abc import Callable, Iterable
-from types import AsyncGeneratorType, CellType, CodeType, CoroutineType, FunctionType, GeneratorType
+from types import AsyncGeneratorType, CellType, CodeType, CoroutineType, FunctionType, GeneratorType, TracebackType
 from typing import Any, NoReturn
 
 import cloudpickle
@@ -38,6 +38,7 @@ from p2pscoop._continuation.values import (
     fill_cell,
     fill_function,
     is_open_file,
+    nothing,
     reduce_exception,
 )
 
@@ -161,6 +162,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         self._frames = {id(frame.suspended): frame for frame in frames}
         # What is or will be filled by a step that is already planned, by id; kept, so that the ids stay taken.
         self._planned: dict[int, Any] = {}
+        # Tracebacks of exceptions that are being handled, by id: they stay behind, as those of all exceptions.
+        self._handled: dict[int, TracebackType] = {}
         self._codes: dict[tuple[int, ...], Any] = {}
 
     @property
@@ -182,6 +185,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             return reducer(obj)
         if isinstance(obj, BaseException):
             return reduce_exception(obj)
+        if kind is TracebackType and id(obj) in self._handled:
+            return nothing, ()
         if kind is WRAPPER:
             return await_of, (coroutine_of(obj),)
         if is_open_file(obj):
@@ -208,11 +213,18 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
             self._frames[id(frame.suspended)] = frame
             self._planned[id(frame.suspended)] = frame.suspended
             cells += self._plan_cells(frame.closure)
+            self._note_tracebacks(frame.exception)
             if type(self._code(frame)) is FunctionType:
                 functions += self._plan_function(self._code(frame))
         others = [frame.suspended for frame in chain[1:]]
         values = [values_of(frame) for frame in chain]
         return shell, self._shell(chain[0]), (others, values, cells, functions), None, None, fill
+
+    def _note_tracebacks(self, error: BaseException | None) -> None:
+        each = None if error is None else error.__traceback__
+        while each is not None:
+            self._handled[id(each)] = each
+            each = each.tb_next
 
     def _shell(self, frame: Frame) -> tuple[Any, ...]:
         names: tuple[str, ...] = (frame.suspended.__name__, frame.suspended.__qualname__)

@@ -29,6 +29,7 @@ from p2pscoop.errors import RestoreRefused
 __all__ = ["Unpickler", "restore"]
 
 _MODULE = "p2pscoop._continuation.pickling"
+_OWN = frozenset({"shell", "fill", "found", "carried", "ended"})
 
 
 class _Shell:
@@ -47,40 +48,24 @@ class _Shell:
         self.values: tuple[Any, ...] | None = None
 
 
-class Unpickler(pickle.Unpickler):
-    """Unpickles what `Pickler` pickled; may be subclassed.
+class _Assembly:
+    """All shells of one payload.
 
-    Args:
-        file: to read from.
-        buffers: out-of-band buffers, as in `pickle.Unpickler`.
+    Apart from the unpickler, whose memo refers to it: no cycle keeps copies alive.
     """
 
-    def __init__(self, file: Any, *, buffers: Any = None) -> None:
-        super().__init__(file, buffers=buffers)
-        self._shells: dict[int, _Shell] = {}
-        self._own: dict[str, Callable[..., Any]] = {
-            "shell": self._shell,
-            "fill": self._fill,
-            "found": self._found,
-            "carried": self._carried,
-            "ended": _ended,
-        }
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Called by pickle for everything that goes by name."""
-        if module_name == _MODULE and global_name in self._own:
-            return self._own[global_name]
-        return super().find_class(module_name, global_name)
+    def __init__(self) -> None:
+        self.shells: dict[int, _Shell] = {}
 
     # --------------------------------------------------------------------------- called by the pickle
 
-    def _found(self, module: str, root: str, path: tuple[int, ...], digest: bytes) -> Any:
+    def found(self, module: str, root: str, path: tuple[int, ...], digest: bytes) -> Any:
         return find(CodeName(module, root, path, digest))
 
-    def _carried(self, code: CodeType, module: str) -> tuple[CodeType, ModuleType]:
+    def carried(self, code: CodeType, module: str) -> tuple[CodeType, ModuleType]:
         return code, importlib.import_module(module)
 
-    def _shell(
+    def shell(
         self, source: Any, closure: Any, offset: int, bound: int, filled: int, names: tuple[str, ...]
     ) -> Suspended:
         if type(source) is FunctionType:
@@ -98,10 +83,10 @@ class Unpickler(pickle.Unpickler):
         suspended: Suspended = function()
         if names:
             suspended.__name__, suspended.__qualname__ = names
-        self._shells[id(suspended)] = _Shell(suspended, code, function, cell, point)
+        self.shells[id(suspended)] = _Shell(suspended, code, function, cell, point)
         return suspended
 
-    def _fill(self, first: Suspended, state: Any) -> None:
+    def fill(self, first: Suspended, state: Any) -> None:
         others, values, cells, functions = state
         for cell, content in cells:
             cell.cell_contents = content
@@ -110,7 +95,13 @@ class Unpickler(pickle.Unpickler):
                 cell.cell_contents = content
             setter(function, rest)
         for suspended, own in zip((first, *others), values, strict=True):
-            self._shells[id(suspended)].values = own
+            self.shells[id(suspended)].values = own
+
+    def ended(self, is_coroutine: bool, name: str, qualname: str) -> Any:
+        suspended: Any = _ended_coroutine() if is_coroutine else _ended_generator()
+        suspended.close()
+        suspended.__name__, suspended.__qualname__ = name, qualname
+        return suspended
 
     # ------------------------------------------------------------------------------ after unpickling
 
@@ -120,7 +111,7 @@ class Unpickler(pickle.Unpickler):
         Raises:
             RestoreRefused: one of them is not what was sent. None is left then.
         """
-        shells = list(self._shells.values())
+        shells = list(self.shells.values())
         for shell in shells:
             if shell.values is None:
                 raise RestoreRefused(f"`{shell.code.co_qualname}` came without its values")
@@ -131,7 +122,26 @@ class Unpickler(pickle.Unpickler):
 
     def give_up(self) -> None:
         """Leave nothing of what has been made, and run none of it."""
-        abandon([shell.suspended for shell in self._shells.values()])
+        abandon([shell.suspended for shell in self.shells.values()])
+
+
+class Unpickler(pickle.Unpickler):
+    """Unpickles what `Pickler` pickled; may be subclassed.
+
+    Args:
+        file: to read from.
+        buffers: out-of-band buffers, as in `pickle.Unpickler`.
+    """
+
+    def __init__(self, file: Any, *, buffers: Any = None) -> None:
+        super().__init__(file, buffers=buffers)
+        self.assembly = _Assembly()
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Called by pickle for everything that goes by name."""
+        if module_name == _MODULE and global_name in _OWN:
+            return getattr(self.assembly, global_name)
+        return super().find_class(module_name, global_name)
 
 
 def restore(data: bytes, unpickler: Callable[[Any], Unpickler] = Unpickler) -> Suspended:
@@ -151,11 +161,11 @@ def restore(data: bytes, unpickler: Callable[[Any], Unpickler] = Unpickler) -> S
         loader = unpickler(file)
         try:
             suspended = loader.load()
-            if id(suspended) not in loader._shells:
+            if id(suspended) not in loader.assembly.shells:
                 raise RestoreRefused(f"the payload holds a {type(suspended).__name__}, not a continuation")
-            loader.settle()
+            loader.assembly.settle()
         except BaseException as error:
-            loader.give_up()
+            loader.assembly.give_up()
             if isinstance(error, (RestoreRefused, KeyboardInterrupt)):
                 raise
             if isinstance(error, (NotFound, Unknown, Unreadable)):
@@ -234,11 +244,3 @@ async def _ended_coroutine() -> None:
 
 def _ended_generator() -> Any:
     yield
-
-
-def _ended(is_coroutine: bool, name: str, qualname: str) -> Any:
-    """A coroutine or generator that is over."""
-    suspended: Any = _ended_coroutine() if is_coroutine else _ended_generator()
-    suspended.close()
-    suspended.__name__, suspended.__qualname__ = name, qualname
-    return suspended

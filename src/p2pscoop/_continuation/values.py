@@ -12,8 +12,12 @@ from __future__ import annotations
 import gc
 import io
 from collections.abc import Callable
-from types import CellType, CoroutineType, FunctionType, MappingProxyType
+from types import CellType, CodeType, CoroutineType, FunctionType, MappingProxyType
 from typing import Any
+
+import cloudpickle
+
+from p2pscoop._continuation.bytecode import interned
 
 __all__ = [
     "REDUCERS",
@@ -23,6 +27,7 @@ __all__ = [
     "fill_cell",
     "fill_function",
     "is_open_file",
+    "nothing",
     "reduce_exception",
 ]
 
@@ -50,6 +55,21 @@ def empty_cell() -> CellType:
 def fill_cell(cell: CellType, content: Any) -> None:
     """Give a cell its content."""
     cell.cell_contents = content
+
+
+def new_code(*arguments: Any) -> CodeType:
+    """A code object that came by value."""
+    return interned(CodeType(*arguments))
+
+
+def reduce_code(code: CodeType) -> Any:
+    """As cloudpickle does it, but for `new_code`."""
+    _, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return new_code, arguments
+
+
+def nothing() -> None:
+    """What a traceback becomes, where it may."""
 
 
 def fill_function(function: FunctionType, state: Any) -> None:
@@ -151,6 +171,7 @@ REDUCERS: dict[type, Callable[[Any], Any]] = {
     type({}.values()): _reduce_values,
     type({}.items()): _reduce_items,
     MappingProxyType: _reduce_proxy,
+    CodeType: reduce_code,
     memoryview: _refuse_memoryview,
 }
 """By exact type."""
