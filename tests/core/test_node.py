@@ -44,9 +44,11 @@ class Side:
         self.do(self.node.receive(now, Envelope(sender.node.id, self.node.id, message)))
 
 
-def side(number: int, *, founder: bool = False, python: str = "3", version: str = "0") -> Side:
+def side(
+    number: int, *, founder: bool = False, python: str = "3", version: str = "0", runs_tasks: bool = True
+) -> Side:
     info = PeerInfo(
-        number.to_bytes(8, "big"), f"n{number}", (f"fake:{number}",), "", founder, True, "host", 1, version
+        number.to_bytes(8, "big"), f"n{number}", (f"fake:{number}",), "", founder, runs_tasks, "host", 1, version
     )
     return Side(Node(info, random.Random(number), Limits(), python=python, founder=founder))
 
@@ -69,9 +71,9 @@ def talk(*sides: Side, now: float = 0.0) -> None:
             recipient.receive(sender, message, now)
 
 
-def pair() -> tuple[Side, Side]:
+def pair(*, submits_only: bool = False) -> tuple[Side, Side]:
     """Two members that know each other."""
-    one, other = side(1, founder=True), side(2)
+    one, other = side(1, founder=True, runs_tasks=not submits_only), side(2)
     one.do(one.node.start(0.0))
     other.do(other.node.start(0.0))
     talk(one, other)
@@ -189,6 +191,78 @@ def test_a_guest_that_was_started_goes_home_as_a_continuation() -> None:
     assert thief.node.quiescent
 
 
+LARGE = Outcome(OutcomeKind.VALUE, bytes(Limits().bulk_min))
+
+
+def keep(owner: Side, thief: Side) -> TaskKey:
+    """A task whose large value stays with the thief."""
+    key = lend(owner, thief)
+    thief.node.begin(key)
+    thief.do(thief.node.finish(0.0, key, LARGE))
+    thief.do(thief.node.tick(0.1))
+    talk(owner, thief)
+    return key
+
+
+def test_a_large_value_stays_until_it_is_fetched() -> None:
+    owner, thief = pair()
+    key = keep(owner, thief)
+    assert owner.take(fx.Kept) == [fx.Kept("handle", key.serial, thief.node.id, hungry=False)]
+    assert thief.node.kept(key) == LARGE
+    thief.do(thief.node.tick(1.0))
+    talk(owner, thief)
+    assert owner.take(fx.Kept) == [], "it is said again, and no news"
+    owner.do(owner.node.fetch(key.serial))
+    assert owner.node.fetch(key.serial) == []
+    talk(owner, thief)
+    thief.do(thief.node.tick(2.0))
+    talk(owner, thief)
+    assert owner.take(fx.Settle) == [fx.Settle("handle", LARGE, thief.node.id)]
+    assert owner.node.quiescent
+    assert thief.node.quiescent
+
+
+def test_a_lost_fetch_is_sent_again_when_the_value_is_announced_again() -> None:
+    owner, thief = pair()
+    key = keep(owner, thief)
+    owner.node.fetch(key.serial)
+    thief.do(thief.node.tick(1.0))
+    talk(owner, thief)
+    thief.do(thief.node.tick(2.0))
+    talk(owner, thief)
+    assert len(owner.take(fx.Settle)) == 1
+
+
+def test_a_large_value_is_released_or_lost() -> None:
+    owner, thief = pair()
+    key = keep(owner, thief)
+    owner.do(owner.node.release(key.serial))
+    talk(owner, thief)
+    assert owner.node.quiescent
+    assert thief.node.quiescent
+    key = keep(owner, thief)
+    owner.do(owner.node.peer_lost(0.0, thief.node.id))
+    assert owner.take(fx.ComeHome) == [fx.ComeHome("handle", key.serial)]
+    assert owner.node.fetch(key.serial) == []
+
+
+def test_a_leaving_node_hands_over_what_it_keeps() -> None:
+    owner, leaver = pair()
+    keep(owner, leaver)
+    leaver.do(leaver.node.leave(0.0))
+    leaver.do(leaver.node.tick(1.0))
+    talk(owner, leaver)
+    assert len(owner.take(fx.Settle)) == 1
+    assert leaver.node.quiescent
+
+
+def test_an_owner_that_runs_no_tasks_is_sent_large_values_at_once() -> None:
+    owner, thief = pair(submits_only=True)
+    key = keep(owner, thief)
+    assert thief.node.kept(key) is None
+    assert len(owner.take(fx.Settle)) == 1
+
+
 def test_what_does_not_restore_goes_back_to_its_owner() -> None:
     owner, thief = pair()
     key = lend(owner, thief, CONTINUATION)
@@ -219,7 +293,7 @@ def test_a_message_for_another_node_is_not_acted_on() -> None:
 
 def test_a_leaving_node_takes_nothing_but_its_own() -> None:
     owner, leaver = pair()
-    leaver.node.leave()
+    leaver.do(leaver.node.leave(0.0))
     owner.do(owner.node.give(0.0, leaver.node.id, 1, [("handle", None, SPEC)], []))
     talk(owner, leaver)
     assert owner.take(fx.ComeHome) == [fx.ComeHome("handle", 0)]
