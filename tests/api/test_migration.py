@@ -77,18 +77,22 @@ def test_after_each_await_a_task_is_where_its_dependency_finished(capsys: pytest
     assert given() >= 6
 
 
-async def gather_elsewhere(count: int) -> tuple[int, list[int], int]:
-    before = where()
-    parts = [stolen(soon, where) for _ in range(count)]
-    values = await futures.gather(*parts)
-    return before, values, where()
+def when_and_where(seconds: float) -> tuple[float, int]:
+    time.sleep(seconds)
+    return time.monotonic(), os.getpid()
+
+
+async def gather_elsewhere(count: int) -> tuple[list[tuple[float, int]], int]:
+    values = await futures.gather(*(stolen(when_and_where, 0.1 + 0.15 * part) for part in range(count)))
+    return values, where()  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_gather_goes_on_where_its_last_part_finished(count: int) -> None:
-    before, values, after = run(gather_elsewhere, count)  # type: ignore[misc]
-    assert before == os.getpid()
-    assert set(values) == {after} != {before}
+    values, after = run(gather_elsewhere, count)  # type: ignore[misc]
+    # This node may have stolen some of them back.
+    assert after == max(values)[1]
+    assert len(values) == count
 
 
 def test_frames_of_every_kind_travel() -> None:

@@ -103,7 +103,7 @@ def test_suspended_tasks_survive_kills_wherever_they_are(with_nodes: Callable[[i
             relays = [futures.submit(relay, 8) for _ in range(10)]
             assert futures.submit(coroutine_fib, 19).result() == 4181
             assert [each.result() for each in relays] == [8] * 10
-            moved = current().hooks.continuations_given  # type: ignore[attr-defined]
+            moved = current().hooks.migration.given  # type: ignore[attr-defined]
     finally:
         assassin.stop()
     assert assassin.killed >= 5
