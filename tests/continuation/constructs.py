@@ -915,9 +915,10 @@ async def asyncio_future() -> Any:
 
 @pinned("the namespace that `locals()` returned", "locals()")
 async def with_locals() -> Any:
+    first = 1
     names = sorted(locals())
     await Pause()
-    return names
+    return first, names
 
 
 @pinned("a value that unpickles only by refusing", "in local `thing` of `unpicklable`, line")
