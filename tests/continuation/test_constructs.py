@@ -135,6 +135,7 @@ def test_every_damaged_byte_is_noticed_before_anything_runs() -> None:
     data = continuation.dumps(coroutine)
     coroutine.close()
     del LOG[:]
+    kept = husks()
     for index in range(len(data)):
         damaged = data[:index] + bytes((data[index] ^ 0xFF,)) + data[index + 1 :]
         with pytest.raises(RestoreRefused):
@@ -143,7 +144,7 @@ def test_every_damaged_byte_is_noticed_before_anything_runs() -> None:
         with pytest.raises(RestoreRefused):
             continuation.loads(data[:size])
     assert LOG == []
-    assert husks() == 0
+    assert husks() == kept
 
 
 def test_a_payload_of_another_python_is_named() -> None:
@@ -213,12 +214,13 @@ def test_discarding_runs_nothing_of_the_original() -> None:
     coroutine = guarded()
     coroutine.send(None)
     del LOG[:]
+    kept = husks()
     copy = move(coroutine)
     del coroutine
     assert LOG == []
     assert result_of(copy) == 1
     assert LOG == [("'finally'",)]
-    assert husks() == 0
+    assert husks() == kept
 
 
 # --------------------------------------------------------------------------------- other interpreters

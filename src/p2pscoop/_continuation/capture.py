@@ -65,7 +65,7 @@ class Captured:
                 raise NotPortable(_blame(self._frames, pickler, known, error)) from error
             own = set(map(id, self._frames))
             self._others = [frame for frame in writer.frames if id(frame) not in own]
-            if self._others and not room_for(self._others):
+            if not room_for(self._others, shared=True):
                 raise NotPortable(_TOO_MANY)
             return envelope.close(file.getvalue())
 

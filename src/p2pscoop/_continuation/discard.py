@@ -9,8 +9,8 @@ on the wrong node. So:
    the frame, and clears a frame that it could not enter, without looking at its handlers. The limit itself is
    not touched: the caller calls itself until it is there.
 3. Where the limit is too far away to go there, or a trial at first use shows that this interpreter does it
-   differently, the frame is kept on purpose, as a *husk*: for ever, with its locals emptied where that is
-   possible. Husks are counted, and no continuation that might need one is captured when there are too many.
+   differently, the frame is kept on purpose, as a *husk*: for ever, and since 3.13 with its locals emptied.
+   Husks are counted, and no continuation that might need one is captured when there are too many.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from types import CoroutineType, GeneratorType
 from typing import Any
 
+from p2pscoop._continuation.bytecode import VERSION
 from p2pscoop._continuation.reading import (
     WRAPPER,
     Frame,
@@ -38,19 +39,29 @@ HUSKS_MAX = 10_000
 SINK_MAX = 20_000
 """The farthest recursion limit that is gone to; about 5 ms."""
 
-_husks: list[Suspended] = []
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class whose methods may be Python
+
+_PRUNE_EVERY = 256
+
+_husks: dict[int, Suspended] = {}
 _cycle: list[Any] = []
 _sinks: bool | None = None  # Whether sinking works here; None before the trial.
 
 
 def husks() -> int:
     """Number of frames that are kept because they could not be ended."""
-    return sum(frame_of(each) is not None for each in _husks)
+    return sum(frame_of(each) is not None for each in _husks.values())
 
 
-def room_for(frames: Iterable[Frame]) -> bool:
-    """Whether these frames could be discarded: without husks, or with room for them."""
-    return len(_husks) < HUSKS_MAX or _can_sink() or not any(map(_is_guarded, frames))
+def room_for(frames: Iterable[Frame], *, shared: bool = False) -> bool:
+    """Whether these frames could be discarded: without husks, or with room for them.
+
+    Args:
+        frames: to be discarded.
+        shared: others may refer to them, so that they cannot be sunk.
+    """
+    few = len(_husks) < HUSKS_MAX or husks() < HUSKS_MAX
+    return few or (_can_sink() and not shared) or not any(map(_is_guarded, frames))
 
 
 def discard(frames: list[Frame], others: list[Frame]) -> None:
@@ -99,10 +110,21 @@ def _is_guarded(frame: Frame) -> bool:
         return True
     if not frame.point.delegates:
         return False
-    # Closing it closes what it awaits, which may have a `close` of its own.
+    # Closing it closes what it awaits.
     awaited = frame.stack[-1]
-    kind = type(awaited)
-    return not (kind in (CoroutineType, GeneratorType, WRAPPER) or kind.__module__ == "builtins")
+    return type(awaited) not in (CoroutineType, GeneratorType, WRAPPER) and _may_have_close(awaited)
+
+
+def _may_have_close(value: Any) -> bool:
+    """Whether it could have a `close` of its own. Found out without running any of its code."""
+    kind = type(value)
+    names: set[str] = set()
+    for base in kind.__mro__[:-1]:
+        names |= base.__dict__.keys()
+    if "__dict__" in names:
+        names |= object.__getattribute__(value, "__dict__").keys()
+    by_code = {"__getattr__", "__getattribute__"} if kind.__flags__ & _HEAP_TYPE else set()
+    return not names.isdisjoint({"close"} | by_code)
 
 
 def _end(suspended: list[Suspended], guarded: list[bool]) -> None:
@@ -119,6 +141,7 @@ def _end(suspended: list[Suspended], guarded: list[bool]) -> None:
         _sink(sinking)
     for each in sinking:
         if frame_of(each) is not None:
+            _empty(each)
             _keep(each)
 
 
@@ -200,11 +223,24 @@ def _trial() -> bool:
 # ------------------------------------------------------------------------------------------- husks
 
 
+def _empty(suspended: Suspended) -> None:
+    """Let go of the locals, where the interpreter lets them be written. Cells may belong to others too."""
+    frame = frame_of(suspended)
+    if frame is None or VERSION < (3, 13):
+        return
+    namespace = frame.f_locals
+    for name in frame.f_code.co_varnames:
+        if name in namespace and name not in frame.f_code.co_cellvars:
+            namespace[name] = None
+
+
 def _keep(suspended: Suspended) -> None:
     if not _husks:
         atexit.register(_keep_for_ever)
-    _husks[:] = [each for each in _husks if frame_of(each) is not None and each is not suspended]
-    _husks.append(suspended)
+    _husks[id(suspended)] = suspended
+    if len(_husks) % _PRUNE_EVERY == 0:
+        for each in [each for each in _husks.values() if frame_of(each) is None]:
+            del _husks[id(each)]
 
 
 def _keep_for_ever() -> None:

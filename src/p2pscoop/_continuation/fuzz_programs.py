@@ -215,7 +215,7 @@ class _Writer:
             self.formatted,
             lambda: f"({inner()} if {self.awaited(depth + 1)} else {inner()})",
             lambda: f"({inner()} or {inner()} and {self.awaited(depth + 1)})",
-            lambda: f"(not {inner()}, {inner()} is {inner()}, {inner()} == {self.awaited(depth + 1)})",
+            lambda: f"(not {inner()}, Thing({inner()}).value is None, {inner()} == {self.awaited(depth + 1)})",
             lambda: self.walrus(inner),
             lambda: f"str({inner()}).join([str({self.awaited(depth + 1)}), {self.name()!r}])",
             lambda: f"(lambda z, *, w=({inner()}): (z, w))({self.awaited(depth + 1)})",
@@ -376,9 +376,7 @@ class _Writer:
     def while_loop(self, depth: int) -> None:
         counter = self.fresh("n")
         self.line(f"{counter} = 0")
-        self.line(
-            f"while ({counter} := {counter} + 1) < {self.draw.randrange(2, 4)} and {self.awaited()} is not 9.5:"
-        )
+        self.line(f"while ({counter} := {counter} + 1) < {self.draw.randrange(2, 4)} and ({self.awaited()}, 1):")
         self.loops += 1
         self.block(depth)
         self.loops -= 1

@@ -44,6 +44,7 @@ from p2pscoop._continuation.values import (
 
 __all__ = ["Pickler", "chain_of", "inner_of", "values_of"]
 
+_EVERYWHERE = frozenset({"p2pscoop", "cloudpickle"})  # Packages that no receiver can do without.
 _SUSPENDED = (CoroutineType, GeneratorType)
 
 
@@ -241,7 +242,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         if code is not None:
             return code
         module = home_of(function)
-        if module is not None and (self._known is None or self._known(module.__name__)):
+        if module is not None and self._is_known(module.__name__):
             name = name_of(frame.code, module)
             code = _Carried(frame.code, module.__name__) if name is None else _Found(name)
         else:
@@ -258,6 +259,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
                 return code
         self._codes[key] = code
         return code
+
+    def _is_known(self, module: str) -> bool:
+        return self._known is None or module.partition(".")[0] in _EVERYWHERE or self._known(module)
 
     # ------------------------------------------------------------------------- cells and functions
 
@@ -281,7 +285,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
 
     def _split_function(self, function: FunctionType) -> tuple[Any, ...] | None:
         """What cloudpickle makes of it, with the cells themselves; None if it goes by name."""
-        reduced = super().reducer_override(function)
+        module = function.__module__
+        if type(module) is str and not self._is_known(module):
+            reduced = self._dynamic_function_reduce(function)
+        else:
+            reduced = super().reducer_override(function)
         if type(reduced) is not tuple:
             return None
         make, args, (attributes, slots), _, _, setter = reduced

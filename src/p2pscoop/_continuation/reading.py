@@ -232,7 +232,8 @@ def _references(suspended: Suspended, frame: FrameType) -> tuple[FunctionType, l
     except StopIteration:
         raise Unreadable("hides its frame") from None
     if index + 1 < len(referents) and referents[index + 1] is not code and type(referents[index]) is dict:
-        if referents[index]:
+        # Three references: the frame's, the list's, the argument's.
+        if referents[index] or sys.getrefcount(referents[index]) > 3:
             raise Unreadable("has called locals(), or is looked at by a debugger")
         # What reading `f_locals` leaves behind, emptied by `_bound_names`.
         index += 1

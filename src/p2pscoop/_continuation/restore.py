@@ -13,14 +13,14 @@ import importlib
 import io
 import pickle
 from collections.abc import Callable
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, CoroutineType, FunctionType, ModuleType
 from typing import Any
 
 from p2pscoop._continuation import envelope
 from p2pscoop._continuation.analyse import CREATED, Point, Unknown, analyse
 from p2pscoop._continuation.bytecode import unsupported
 from p2pscoop._continuation.discard import abandon
-from p2pscoop._continuation.effects import LASTI, MAYBE, METHOD, NULL
+from p2pscoop._continuation.effects import CELL, LASTI, MAYBE, METHOD, NULL, PREVIOUS
 from p2pscoop._continuation.names import CodeName, NotFound, find
 from p2pscoop._continuation.reading import EMPTY, Frame, Suspended, Unreadable, read
 from p2pscoop._continuation.resume import Origin, resume_code
@@ -205,16 +205,35 @@ def _start(shell: _Shell) -> None:
     values = shell.values
     assert values is not None
     origin = shell.function.__code__.co_consts[-1]
-    expected = origin.values
-    if len(values) != expected:
-        raise RestoreRefused(f"`{shell.code.co_qualname}` came with {len(values)} values instead of {expected}")
-    if shell.point.handling and not isinstance(values[0], BaseException):
-        raise RestoreRefused(f"`{shell.code.co_qualname}` came without the exception that it handles")
+    if len(values) != origin.values:
+        raise RestoreRefused(
+            f"`{shell.code.co_qualname}` came with {len(values)} values instead of {origin.values}"
+        )
+    _check_values(shell, _distribute(shell, values))
     if LASTI in shell.point.stack:
         values = _shifted(shell, values, origin.shift)
     shell.cell.cell_contents = values
     if shell.point.offset != CREATED and shell.suspended.send(None) is not None:
         raise RestoreRefused(f"`{shell.code.co_qualname}` did not stop where it should")
+
+
+def _check_values(shell: _Shell, frame: Frame) -> None:
+    """What the interpreter takes for granted, and would crash without."""
+    point = shell.point
+    size = len(shell.code.co_code) // 2
+    fits = not point.handling or isinstance(frame.exception, BaseException)
+    for kind, value in zip(point.slots + point.stack, frame.slots + frame.stack, strict=True):
+        if kind == CELL:
+            fits = fits and type(value) is CellType
+        elif kind == LASTI:
+            fits = fits and type(value) is int and 0 <= value < size
+        elif kind == PREVIOUS:
+            fits = fits and (value is None or isinstance(value, BaseException))
+    if point.delegates:
+        awaited = type(frame.stack[-1])
+        fits = fits and (awaited is CoroutineType or hasattr(awaited, "__next__"))
+    if not fits:
+        raise RestoreRefused(f"`{shell.code.co_qualname}` came with values that its frame cannot hold")
 
 
 def _shifted(shell: _Shell, values: tuple[Any, ...], shift: int) -> tuple[Any, ...]:
