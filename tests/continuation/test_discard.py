@@ -23,6 +23,7 @@ def no_husks(monkeypatch: pytest.MonkeyPatch) -> Any:
     kept: dict[int, Any] = {}
     monkeypatch.setattr(discard, "_husks", kept)
     yield
+    monkeypatch.undo()
     # Leave none behind: end them now, whatever they run.
     for each in kept.values():
         with warnings.catch_warnings():
@@ -262,6 +263,62 @@ def test_a_limit_that_is_far_away_makes_husks(monkeypatch: pytest.MonkeyPatch) -
         sys.setrecursionlimit(limit)
     assert husks() > 0
     assert LOG == []
+
+
+def test_an_error_that_is_not_the_limit_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a signal handler fails on the way down."""
+    true = discard._descend
+    depth = 0
+
+    def descend(left: Any, entered: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 10:
+            raise RecursionError
+        true(left, entered)
+
+    assert discard._can_sink()
+    coroutine, _ = suspended()
+    with monkeypatch.context() as patch:
+        patch.setattr(discard, "_descend", descend)
+        capture(coroutine).discard()
+    assert coroutine.cr_frame is not None
+    assert LOG == []
+    assert husks() > 0
+
+
+def test_under_a_trace_function() -> None:
+    events: list[str] = []
+
+    def trace(frame: Any, event: str, arg: Any) -> None:
+        events.append(event)
+
+    coroutine, _ = suspended()
+    captured = capture(coroutine)
+    old = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        captured.discard()
+        found = sys.gettrace()
+    finally:
+        sys.settrace(old)
+    assert found is trace
+    assert events
+    assert coroutine.cr_frame is None
+    assert LOG == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no sys.monitoring")
+def test_under_a_monitoring_tool() -> None:
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+    coroutine, _ = suspended()
+    monitoring.use_tool_id(3, "tests")
+    try:
+        capture(coroutine).discard()
+    finally:
+        monitoring.free_tool_id(3)
+    assert LOG == []
+    assert husks() > 0
 
 
 def test_husks_survive_the_end_of_the_program() -> None:

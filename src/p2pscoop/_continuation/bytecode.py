@@ -158,7 +158,7 @@ class CodeCache(Generic[T]):
         return known[1]
 
 
-_interned: dict[CodeType, CodeType] = {}
+_interned: dict[tuple[CodeType, str], CodeType] = {}
 
 
 def interned(code: CodeType) -> CodeType:
@@ -168,4 +168,5 @@ def interned(code: CodeType) -> CodeType:
     """
     if len(_interned) >= _CACHE_MAX:
         _interned.clear()
-    return _interned.setdefault(code, code)
+    # Code objects compare equal whatever their qualified names.
+    return _interned.setdefault((code, code.co_qualname), code)

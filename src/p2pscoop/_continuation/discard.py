@@ -18,7 +18,7 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from types import CoroutineType, GeneratorType
 from typing import Any
 
@@ -137,12 +137,14 @@ def _end(suspended: list[Suspended], guarded: list[bool]) -> None:
             each.close()
         else:
             sinking.append(each)
-    if sinking and _can_sink():
-        _sink(sinking)
-    for each in sinking:
-        if frame_of(each) is not None:
-            _empty(each)
-            _keep(each)
+    try:
+        if sinking and _can_sink():
+            _sink(sinking)
+    finally:
+        for each in sinking:
+            if frame_of(each) is not None:
+                _empty(each)
+                _keep(each)
 
 
 # ----------------------------------------------------------------------------------------- sinking
@@ -150,29 +152,57 @@ def _end(suspended: list[Suspended], guarded: list[bool]) -> None:
 
 def _can_sink() -> bool:
     global _sinks
-    if sys.getrecursionlimit() > SINK_MAX:
+    if sys.getrecursionlimit() > SINK_MAX or _monitored():
         return False
     if _sinks is None:
-        _sinks = _trial()
+        # A trial, with nothing but the probe.
+        _sinks = _sink([])
     return _sinks
 
 
-def _sink(suspended: list[Suspended]) -> None:
-    """Close all of them where no frame can be entered, the first one first."""
+def _monitored() -> bool:
+    """Whether somebody's Python code would be called on the way down (`sys.monitoring`, since 3.12)."""
+    monitoring: Any = getattr(sys, "monitoring", None)
+    return monitoring is not None and any(monitoring.get_tool(tool) is not None for tool in range(6))
+
+
+def _sink(suspended: list[Suspended]) -> bool:
+    """Close all of them where no frame can be entered, the first one first.
+
+    Returns:
+        Whether the place was right: the probe, which goes first, was not entered either.
+    """
+    entered = [False]
+    probe = _probe(entered)
+    next(probe)
     left: list[tuple[Any, bool]] = [(each, isinstance(each, CoroutineType)) for each in reversed(suspended)]
-    collecting = gc.isenabled()
-    # A collection down there would run finalizers of others, which could not enter their frames either.
+    left.append((probe, False))
+    collecting, trace, profile = gc.isenabled(), sys.gettrace(), sys.getprofile()
+    # A collection down there would run finalizers of others, which could not enter their frames either. The
+    # same goes for functions that trace.
     gc.disable()
+    sys.settrace(None)
+    sys.setprofile(None)
     try:
-        _descend(left)
+        _descend(left, entered)
     finally:
+        sys.setprofile(profile)
+        sys.settrace(trace)
         if collecting:
             gc.enable()
+    return not entered[0]
 
 
-def _descend(left: list[tuple[Any, bool]]) -> None:
+def _probe(entered: list[bool]) -> Generator[None, None, None]:
     try:
-        _descend(left)
+        yield
+    except BaseException:
+        entered[0] = True
+
+
+def _descend(left: list[tuple[Any, bool]], entered: list[bool]) -> None:
+    try:
+        _descend(left, entered)
     except RecursionError:
         # At the limit. Nothing in here may call a Python function: that would be refused, and be mistaken.
         sunk = False
@@ -182,6 +212,9 @@ def _descend(left: list[tuple[Any, bool]]) -> None:
                 each.close()
             except RecursionError:
                 pass
+            if entered[0]:
+                # The error came from something else, and there is room for frames. All but the probe is left.
+                return
             if (each.cr_frame if is_coroutine else each.gi_frame) is not None:
                 if sunk:
                     # One level up frames can be entered. What is left becomes husks.
@@ -190,34 +223,6 @@ def _descend(left: list[tuple[Any, bool]]) -> None:
                 raise
             del left[-1]
             sunk = True
-
-
-class _Trial:
-    def __init__(self) -> None:
-        self.ran = False
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self.ran = True
-
-    def coroutine(self) -> Any:
-        try:
-            with self:
-                yield
-        except BaseException:
-            self.ran = True
-        finally:
-            self.ran = True
-
-
-def _trial() -> bool:
-    trial = _Trial()
-    generator = trial.coroutine()
-    generator.send(None)
-    _sink([generator])
-    return not trial.ran and generator.gi_frame is None
 
 
 # ------------------------------------------------------------------------------------------- husks
