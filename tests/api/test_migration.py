@@ -19,6 +19,7 @@ import p2pscoop
 from p2pscoop import _local, futures
 from p2pscoop._future import LENT, Future
 from p2pscoop._home import Home
+from p2pscoop.errors import RestoreRefused
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -284,6 +285,30 @@ def test_a_task_that_holds_an_unfinished_future_waits_for_it_where_it_is() -> No
 
     middle, _ = run(holding)  # type: ignore[misc]
     assert middle == os.getpid()
+
+
+def refuse_continuations() -> None:
+    from p2pscoop import _parcels
+
+    def refuse(*_: object) -> None:
+        raise RestoreRefused("not on this node")
+
+    _parcels.unpack = refuse  # type: ignore[assignment]
+
+
+def test_what_cannot_be_restored_where_it_went_goes_on_at_home() -> None:
+    async def waiting() -> list[int]:
+        seen = [where()]
+        for _ in range(2):
+            await stolen(soon, where)
+            seen.append(where())
+        return seen
+
+    stolen(refuse_continuations).result()
+    assert run(waiting) == [os.getpid()] * 3
+    assert given() >= 2
+    statistics = stolen(lambda: _local.current().hooks.runtime.node.counters.bounced)  # type: ignore[attr-defined]
+    assert statistics.result() >= 2  # type: ignore[operator]
 
 
 async def fib(n: int) -> int:
