@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -53,6 +54,12 @@ def work(x: int) -> int:
     return x * x
 
 
+def kill(pid: int) -> None:
+    """Kill a node, unless it has ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Assassin(threading.Thread):
     """Kills a random node of this test every so often."""
 
@@ -67,7 +74,7 @@ class Assassin(threading.Thread):
         while not self._enough.wait(self._every_s):
             victims = nodes_of()
             if victims:
-                os.kill(self._rng.choice(victims), signal.SIGKILL)
+                kill(self._rng.choice(victims))
                 self.killed += 1
 
     def stop(self) -> None:
@@ -147,7 +154,7 @@ def test_the_origin_finishes_alone(with_nodes: Callable[[int], None]) -> None:
     supervisor.kill()
     supervisor.wait()
     for pid in nodes_of():
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     assert list(results) == [x * x for x in range(1, 300)]
     assert current().hooks.size() == 1
 
