@@ -155,7 +155,10 @@ def test_an_interrupt_inside_a_task_interrupts_whoever_waits() -> None:
 def test_cancel_what_has_not_started() -> None:
     ran = []
     future = futures.submit(ran.append, 1)
-    assert future.cancel()
+    while not future.cancel():
+        # The other node was faster.
+        ran.clear()
+        future = futures.submit(ran.append, 1)
     assert future.cancelled()
     assert future.done()
     with pytest.raises(CancelledError):

@@ -477,18 +477,20 @@ def test_long_chains_of_dataflow() -> None:
 def test_a_failed_argument_fails_the_task_and_a_cancelled_one_cancels_it() -> None:
     with pytest.raises(ValueError, match="why"):
         futures.submit(add, futures.submit(fail, "why")).result()
-    blocked = futures.submit(abs, -1)
-    dependent = futures.submit(add, blocked)
-    assert repr(dependent) == "<Future of add: waiting for its arguments>"
-    assert blocked.cancel()
+    while True:
+        blocked = futures.submit(abs, -1)
+        dependent = futures.submit(add, blocked)
+        if blocked.cancel():
+            break  # Else the other node was faster.
     assert dependent.cancelled()
 
 
 def test_a_task_that_waits_for_its_arguments_can_be_cancelled() -> None:
-    argument = futures.submit(abs, -1)
+    argument = stolen(time.sleep, 0.2)
     dependent = futures.submit(add, argument)
+    assert repr(dependent) == "<Future of add: waiting for its arguments>"
     assert dependent.cancel()
-    assert argument.result() == 1
+    assert argument.result() is None
     assert dependent.cancelled()
 
 
