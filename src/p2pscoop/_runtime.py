@@ -443,7 +443,9 @@ class Runtime:
             self._arm_at = None
             self.port.hungry = True
             self.do(self.node.feed)
-        if now >= self.node.wake_at():
+        with self._lock:
+            due = now >= self.node.wake_at()
+        if due:
             self.do(self.node.tick)
         return self.transport.pump()
 
