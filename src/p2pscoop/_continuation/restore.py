@@ -35,7 +35,7 @@ _OWN = frozenset({"shell", "fill", "found", "carried", "ended"})
 class _Shell:
     """A coroutine or generator that has been made, and what it is to become."""
 
-    __slots__ = ("cell", "code", "function", "point", "suspended", "values")
+    __slots__ = ("cell", "code", "expected", "function", "point", "suspended", "values")
 
     def __init__(
         self, suspended: Suspended, code: CodeType, function: FunctionType, cell: CellType, point: Point
@@ -46,6 +46,7 @@ class _Shell:
         self.cell = cell
         self.point = point
         self.values: tuple[Any, ...] | None = None
+        self.expected: Frame | None = None
 
 
 class _Assembly:
@@ -209,7 +210,8 @@ def _start(shell: _Shell) -> None:
         raise RestoreRefused(
             f"`{shell.code.co_qualname}` came with {len(values)} values instead of {origin.values}"
         )
-    _check_values(shell, _distribute(shell, values))
+    shell.expected = _distribute(shell, values)
+    _check_values(shell, shell.expected)
     if LASTI in shell.point.stack:
         values = _shifted(shell, values, origin.shift)
     shell.cell.cell_contents = values
@@ -251,8 +253,8 @@ def _shifted(shell: _Shell, values: tuple[Any, ...], shift: int) -> tuple[Any, .
 
 def _verify(shell: _Shell) -> None:
     """The frame, read again, must hold what was sent: the same objects in the same places."""
-    assert shell.values is not None
-    difference = read(shell.suspended).same_as(_distribute(shell, shell.values))
+    assert shell.expected is not None
+    difference = read(shell.suspended).same_as(shell.expected)
     if difference is not None:
         raise RestoreRefused(f"`{shell.code.co_qualname}` was restored wrongly: {difference}")
 
