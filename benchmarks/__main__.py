@@ -1,4 +1,4 @@
-"""All measurements, or those named: `python -m benchmarks spawn start idle scaling`."""
+"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "start", "idle", "scaling")
+NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from benchmarks.common import Result, alternate, ratio, report, result
 os.environ["P2PSCOOP_NODES"] = "1"
 
 from p2pscoop import futures
+from p2pscoop._local import current
 
 N = 20
 CALLS = 21_891  # of fib(20)
@@ -62,6 +63,11 @@ async def asyncio_fib(n: int) -> int:
     return await a + await b
 
 
+def with_migration(portable: bool) -> int:
+    current().portable = portable
+    return futures.submit(coroutine_fib, N).result()
+
+
 def no_op(x: int) -> int:
     return x
 
@@ -79,6 +85,7 @@ def run(rounds: int = 15) -> list[Result]:
         lambda: list(futures.map(no_op, range(20_000))),
         lambda: [no_op(x) for x in range(20_000)],
     )
+    moving, staying = alternate(rounds, lambda: with_migration(True), lambda: with_migration(False))
     against_floor, against_asyncio = ratio(plain, floor), ratio(coroutines, peer)
     return [
         result(
@@ -96,6 +103,12 @@ def run(rounds: int = 15) -> list[Result]:
             against_asyncio <= 4,
             ns_per_task=round(min(coroutines) / CALLS * 1e9),
             asyncio_ns=round(min(peer) / CALLS * 1e9),
+        ),
+        result(
+            "nested async fib, 1 node, that may move, against one that may not",
+            ratio(moving, staying),
+            "<= 1.05",
+            ratio(moving, staying) <= 1.05,
         ),
         result(
             "map of 20,000 no-ops, 1 node, against a list of calls",

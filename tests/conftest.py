@@ -61,6 +61,20 @@ def private_directories() -> set[str]:
     return set(glob.glob(os.path.join(tempfile.gettempdir(), "p2pscoop-*")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_directory() -> Iterator[None]:
+    """What other programs of this machine leave in the common one must not count as left by a test."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        os.environ["TMPDIR"] = tempfile.tempdir = directory
+        yield
+        tempfile.tempdir = None
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No test leaves a process or a private directory."""

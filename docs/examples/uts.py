@@ -16,7 +16,8 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import p2pscoop
 from p2pscoop import futures
@@ -79,6 +80,29 @@ def searcher(children: Callable[[int, int], int]) -> Callable[[bytes, int], Coun
     return visit
 
 
+def coroutine_searcher(children: Callable[[int, int], int]) -> Callable[[bytes, int], Coroutine[Any, Any, Counts]]:
+    """The same as coroutines: while one waits for a subtree elsewhere, its frame can go there."""
+    sha1, submit, from_bytes = hashlib.sha1, futures.submit, int.from_bytes
+
+    async def visit(state: bytes, depth: int) -> Counts:
+        count = children(depth, from_bytes(state[16:], "big") & 0x7FFFFFFF)
+        if not count:
+            return 1, 1, depth
+        subtrees = [
+            submit(visit, sha1(state + index.to_bytes(4, "big")).digest(), depth + 1) for index in range(count)
+        ]
+        nodes, leaves, deepest = 1, 0, depth
+        for subtree in subtrees:
+            more_nodes, more_leaves, depth_there = await subtree
+            nodes += more_nodes
+            leaves += more_leaves
+            if depth_there > deepest:
+                deepest = depth_there
+        return nodes, leaves, deepest
+
+    return visit
+
+
 def serial(children: Callable[[int, int], int], state: bytes) -> Counts:
     """The same counts, without a task."""
     nodes = leaves = deepest = 0
@@ -104,6 +128,7 @@ def main() -> None:
         "--q", type=float, default=0.124875, help="binomial: chance of children  [default: %(default)s]"
     )
     parser.add_argument("--m", type=int, default=8, help="binomial: number of children  [default: %(default)s]")
+    parser.add_argument("--coroutines", action="store_true", help="tasks are coroutines, not functions")
     parser.add_argument("--check", action="store_true", help="compare with a serial search")
     options = parser.parse_args()
     if options.shape == "geometric":
@@ -113,13 +138,15 @@ def main() -> None:
 
     began = time.perf_counter()
     root = root_of(options.seed)
-    nodes, leaves, deepest = counts = futures.submit(searcher(children), root, 0).result()
+    visit = coroutine_searcher(children) if options.coroutines else searcher(children)
+    nodes, leaves, deepest = counts = futures.submit(visit, root, 0).result()
     seconds = time.perf_counter() - began
     print(f"nodes {nodes}  leaves {leaves}  depth {deepest}  seconds {seconds:.3f}  nodes/s {nodes / seconds:.0f}")
     for each in p2pscoop.statistics():
         print(
             f"{each.name}: executed {each.executed}, "
-            f"stole {each.stolen} in {each.steals - each.steals_failed} steals"
+            f"stole {each.stolen} in {each.steals - each.steals_failed} steals, "
+            f"gave {each.continuations_given} suspended ones away"
         )
     if options.check and counts != serial(children, root):
         sys.exit("the serial search counts otherwise")

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from p2pscoop import errors, futures
+    from p2pscoop import continuation, errors, futures
+    from p2pscoop._parcels import explain
     from p2pscoop._random import rng, seed
     from p2pscoop._runtime import NodeStatistics
     from p2pscoop._session import statistics
@@ -19,16 +20,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Executor", "NodeStatistics", "__version__", "errors", "futures", "rng", "seed", "statistics"]
+__all__ = [
+    "Executor",
+    "NodeStatistics",
+    "__version__",
+    "continuation",
+    "errors",
+    "explain",
+    "futures",
+    "rng",
+    "seed",
+    "statistics",
+]
 
 _HOMES = {
     "Executor": "p2pscoop.executor",
     "NodeStatistics": "p2pscoop._runtime",
+    "explain": "p2pscoop._parcels",
     "rng": "p2pscoop._random",
     "seed": "p2pscoop._random",
     "statistics": "p2pscoop._session",
 }
-_MODULES = {"errors", "futures"}
+_MODULES = {"continuation", "errors", "futures"}
 
 
 def __getattr__(name: str) -> Any:

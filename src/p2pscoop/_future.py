@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import random
 import time
 from _thread import get_ident
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from p2pscoop._core.ids import NodeId, TaskKey
+    from p2pscoop._core.values import Outcome
+    from p2pscoop._gathering import Gathering
     from p2pscoop._scheduler import Scheduler
 
-__all__ = ["DEPTH_MAX", "Future", "make_future", "name_of"]
+__all__ = ["DEPTH_MAX", "Future", "Kept", "Parcel", "finished", "make_future", "name_of"]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -29,14 +33,42 @@ DEPTH_MAX = 64
 default recursion limit of 1,000, and a fresh strand every 64 levels costs next to nothing."""
 
 # States of a future. QUEUED is 0 and everything from DONE on is over: the hot path compares numbers.
+WAITING = -1  # for futures among its arguments
 QUEUED = 0
-RUNNING = 1
+RUNNING = 1  # or suspended
 LENT = 2
 DONE = 3
 FAILED = 4
 CANCELLED = 5
 
-_STATE_NAMES = ("queued", "running", "lent", "done", "failed", "cancelled")
+_STATE_NAMES = {
+    WAITING: "waiting for its arguments",
+    QUEUED: "queued",
+    RUNNING: "running",
+    LENT: "lent",
+    DONE: "done",
+    FAILED: "failed",
+    CANCELLED: "cancelled",
+}
+
+
+class Parcel:
+    """A continuation as bytes, in the place of a task's work."""
+
+    __slots__ = ("data", "needs")
+
+    def __init__(self, data: bytes, needs: tuple[Kept, ...] = ()) -> None:
+        self.data = data
+        self.needs = needs
+        """Futures in it whose values are elsewhere."""
+
+
+class Kept(NamedTuple):
+    """A future whose value stays with the node that computed it: which node, and which of our tasks."""
+
+    future: Future[Any]
+    holder: NodeId
+    serial: int
 
 
 class Future(Generic[T]):
@@ -48,11 +80,17 @@ class Future(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_args",
+        "_arrived",
         "_context",
+        "_gathering",
+        "_generator",
         "_index",
+        "_kept",
+        "_key",
         "_kwargs",
         "_parent",
         "_path",
+        "_pinned",
         "_scheduler",
         "_serial",
         "_spawned",
@@ -78,6 +116,13 @@ class Future(Generic[T]):
     _waiters: list[Callable[[Future[Any]], None]] | None
     _context: contextvars.Context  # of a started coroutine
     _serial: int  # of a task that has been lent
+    # Set where they are needed, and read with a default:
+    _arrived: Outcome  # of a lent task, before the home thread has unpickled it
+    _gathering: Gathering  # of a future that `gather` made
+    _generator: random.Random  # the task's own, once it has asked for it
+    _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
+    _key: TaskKey  # of a task that another node owns
+    _pinned: str  # why its frames could not travel when they were last asked to
 
     def __repr__(self) -> str:
         name = name_of(self._work)
@@ -136,7 +181,8 @@ class Future(Generic[T]):
                         scheduler.depth = depth
                         scheduler.task = task
                         # It is not RUNNING if it came home after having been lent, and its outcome came too.
-                        if type(value) is not CoroutineType and self._state == RUNNING:
+                        kind = type(value)
+                        if kind is not CoroutineType and kind is not Future and self._state == RUNNING:
                             self._value = value
                             self._state = DONE
                             self._work = self._args = None
@@ -144,8 +190,8 @@ class Future(Generic[T]):
                                 scheduler.notify(self)
                             return value  # type: ignore[no-any-return]  # it is what the task made it
                         if self._state == RUNNING:
-                            scheduler.begin_coroutine(self, value)
-                        elif type(value) is CoroutineType:
+                            scheduler.go_on_with(self, value)
+                        elif kind is CoroutineType:
                             value.close()
                 else:
                     scheduler.handoff.append(self)
@@ -163,6 +209,10 @@ class Future(Generic[T]):
 
     def _go_on(self, _: Future[Any]) -> None:
         """What this suspended coroutine task awaits is done."""
+        try:
+            del self._ticket
+        except AttributeError:
+            return  # It is on its way to another node already.
         self._scheduler.coroutines.append(self)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -188,11 +238,11 @@ class Future(Generic[T]):
         """Whether the task has ended: returned, raised, or been cancelled."""
         if self._state < DONE and get_ident() == self._scheduler.thread:
             self._scheduler.poll()
-        return self._state >= DONE
+        return self._state >= DONE or hasattr(self, "_kept")
 
     def running(self) -> bool:
         """Whether the task has been started, here or (as far as this node knows) elsewhere."""
-        return self._state in (RUNNING, LENT)
+        return self._state in (RUNNING, LENT) and not hasattr(self, "_kept")
 
     def cancelled(self) -> bool:
         """Whether the task was cancelled before it started."""
@@ -204,9 +254,9 @@ class Future(Generic[T]):
         Returns:
             Whether the task is cancelled.
         """
-        if self._state == QUEUED:
+        if self._state <= QUEUED:
             self._scheduler.check_thread()
-            if self.claim():
+            if self._state == WAITING or self.claim():
                 self._scheduler.end(self, CANCELLED, None)
         return self._state == CANCELLED
 
@@ -234,6 +284,8 @@ class Future(Generic[T]):
             self._waiters = [waiter]
         else:
             self._waiters.append(waiter)
+        if hasattr(self, "_kept"):
+            self._scheduler.hooks.wanted(self)
 
     def discard_waiter(self, waiter: Callable[[Future[Any]], None]) -> None:
         """Undo `add_waiter`, if the task has not ended."""
@@ -259,6 +311,8 @@ class Future(Generic[T]):
             return
         scheduler = self._scheduler
         scheduler.check_thread()
+        if hasattr(self, "_kept"):
+            timeout = None  # It has ended; what is waited for is only the way here.
         if timeout is not None and timeout <= 0:
             scheduler.poll()
             if self._state < DONE:
@@ -287,8 +341,8 @@ class Future(Generic[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a p2pscoop future cannot be pickled: wait for it and pass its value "
-            f"({self!r} was about to leave its node)"
+            "only p2pscoop can pickle a future, and only one that has ended: wait for it, or pass it to submit as "
+            f"an argument ({self!r} was about to leave its node)"
         )
 
 
@@ -316,6 +370,15 @@ def make_future(
     future._state = QUEUED
     future._ticket = True
     future._waiters = None
+    return future
+
+
+def finished(state: int, value: Any) -> Future[Any]:
+    """A future that has ended, of no scheduler: one that came with a continuation."""
+    future: Future[Any] = Future()
+    future._value = value
+    future._state = state
+    future._work = future._waiters = None
     return future
 
 

@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.values import Outcome, PeerInfo, Spec
-from p2pscoop._future import Future, make_future, name_of
+from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
+from p2pscoop._future import Future, Parcel, make_future, name_of
+from p2pscoop._migration import Handle, Migration, task_of
 from p2pscoop._payload import (
     SpecEncoder,
     decode_outcome,
@@ -60,6 +62,9 @@ class Home:
         self._on_broken = on_broken
         self._queued: dict[TaskKey, Guest] = {}
         self._warned: set[str] = set()
+        self.migration = Migration(self.scheduler, lambda: self.runtime)
+        self.bytes_received = 0
+        """In outcomes."""
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -81,6 +86,8 @@ class Home:
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
             return None
+        if guest.spec.kind is SpecKind.CONTINUATION:
+            return self._begin_continuation(guest)
         try:
             work, args, kwargs, path = decode_spec(guest.spec)
         except BaseException as error:
@@ -94,9 +101,35 @@ class Home:
             return None
         future = make_future(self.scheduler, work, args, kwargs, None, 0)
         future._path = path
+        return self._host(future, key, name_of(work))
+
+    def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
+        """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
+        future: Future[Any] = make_future(self.scheduler, None, (), {}, None, 0)
+        problem = self.migration.begin(future, guest)
+        if problem is not None:
+            logger.warning("%s: a continuation cannot go on here: %s", self.runtime.name, problem)
+            self.runtime.do(lambda now: self.runtime.node.bounce(now, guest.key))
+            return None
+        return self._host(future, guest.key, name_of(future._work))
+
+    def _host(self, future: Future[Any], key: TaskKey, name: str) -> Future[Any]:
+        future._key = key
         future.claim()
-        future.add_waiter(partial(self._finish, key, name_of(work)))
+        future.add_waiter(partial(self._finish, key, name))
         return future
+
+    def restore(self, future: Future[Any]) -> bool:
+        """See `Hooks`."""
+        return self.migration.restore(future)
+
+    def wanted(self, future: Future[Any]) -> None:
+        """See `Hooks`."""
+        self.migration.wanted(future)
+
+    def fetch_all(self) -> None:
+        """See `Hooks`."""
+        self.migration.fetch_all()
 
     def _finish(self, key: TaskKey, name: str, future: Future[Any]) -> None:
         limits = self.runtime.limits
@@ -117,7 +150,8 @@ class Home:
 
     def quiescent(self) -> bool:
         """See `Hooks`."""
-        return self.runtime.node.quiescent
+        # In this order: from the first to the last is the way that a task takes.
+        return self.migration.idle and not self.runtime.surrendering and self.runtime.node.quiescent
 
     # ------------------------------------------------------------------ port of the runtime (any thread)
 
@@ -130,15 +164,22 @@ class Home:
     def hungry(self, value: bool) -> None:
         self.scheduler.hungry = value
 
-    def take(self, count_max: int) -> tuple[Sequence[Future[Any]], Sequence[Guest]]:
-        """See `Port`."""
-        own, guests = self.scheduler.take(count_max)
+    def take(self, count_max: int, thief: NodeId) -> tuple[Sequence[Future[Any]], Sequence[Guest]]:
+        """See `Port`. What the thief's own results made ready comes first."""
+        reserved = self.migration.take_reserved(thief)
+        own, guests = self.scheduler.take(max(0, count_max - len(reserved)) if reserved else count_max)
         for guest in guests:
             self._queued.pop(guest.key, None)
-        return own, guests
+        return [*reserved, *own], guests
 
-    def encode(self, task: Future[Any], encoder: SpecEncoder) -> Spec:
+    def key_of(self, task: Future[Any]) -> TaskKey | None:
         """See `Port`."""
+        return getattr(task, "_key", None)
+
+    def encode(self, task: Future[Any], encoder: SpecEncoder, thief: NodeId) -> Spec:
+        """See `Port`."""
+        if type(task._work) in (CoroutineType, Parcel):
+            return self.migration.encode(task, thief)
         return encoder.encode(task._work, task._args, task._kwargs, task_path(task))
 
     def serial_of(self, task: Future[Any]) -> int | None:
@@ -147,42 +188,95 @@ class Home:
 
     def refuse(self, task: Future[Any], error: PayloadError) -> None:
         """See `Port`. This node can run the task itself, so that is what it does."""
+        if type(task._work) is CoroutineType:
+            task._pinned = str(error)
+            logger.debug("%s: %s goes on here: it %s", self.runtime.name, name_of(task._work), error)
+            self.scheduler.call_soon(lambda: self.scheduler.go_on_later(task))
+            return
         name = name_of(task._work)
         if name not in self._warned:
             self._warned.add(name)
             logger.warning("tasks of %s run only on the node that submits them: %s", name, error)
         self.scheduler.call_soon(lambda: self.scheduler.pin(task))
 
-    def settle(self, task: Future[Any], outcome: Outcome, holder: NodeId) -> None:
+    def settle(self, handle: Handle, outcome: Outcome, holder: NodeId, hungry: bool) -> None:
         """See `Port`. Unpickled in the home thread: that may run user code."""
-        del holder
+        task = task_of(handle)
+        if task is None:
+            return
+        task._arrived = outcome
+        self.bytes_received += len(outcome.payload)
+        if hungry:
+            # Before the home thread hears of it, or it would go on with them itself.
+            self.migration.reserve(task, holder)
 
         def settle() -> None:
+            self.migration.settled(task)
             self.scheduler.settle(task, *decode_outcome(outcome))
+            del task._arrived
 
         self.scheduler.call_soon(settle)
 
-    def come_home(self, task: Future[Any], serial: int | None) -> None:
+    def kept(self, task: Future[Any], serial: int, holder: NodeId, hungry: bool) -> None:
         """See `Port`."""
-        self.scheduler.call_soon(lambda: self.scheduler.come_home(task, serial))
+        self.migration.kept(task, serial, holder, hungry)
+
+    def come_home(self, handle: Handle, serial: int | None, spec: Spec | None = None) -> None:
+        """See `Port`."""
+        task = task_of(handle)
+        if task is None:
+            if serial is not None:
+                self.runtime.settled_at_home(serial)  # Nobody wants it any more.
+            return
+
+        def come_home() -> None:
+            self.migration.came_home(task, spec)
+            self.scheduler.come_home(task, serial)
+
+        key = self.key_of(task)
+        if key is None:
+            self.scheduler.call_soon(come_home)
+        else:
+            self.migration.not_given(key)
+            self.scheduler.call_soon(lambda: self.scheduler.go_on_later(task))
+
+    def released(self, handle: Handle) -> None:
+        """See `Port`."""
+        self.migration.released(handle)
+
+    def passed(self, key: TaskKey) -> None:
+        """See `Port`."""
+        self.migration.passed(key)
 
     def enqueue(self, guests: Sequence[Guest]) -> None:
         """See `Port`."""
         for guest in guests:
+            if self.migration.take_back(guest):
+                continue
+            if self.migration.anchor(guest):
+                self.scheduler.call_soon(partial(self._begin_anchored, guest))
+                continue
             self._queued[guest.key] = guest
-        self.scheduler.inbox.extend(guests)
+            self.scheduler.inbox.append(guest)
         self.scheduler.ring()
+
+    def _begin_anchored(self, guest: Guest) -> None:
+        future = self.begin(guest)
+        if future is not None:
+            future._pinned = "holds a large value that is here"
+            self.scheduler.go_on_later(future)
 
     def withdraw(self, keys: Sequence[TaskKey]) -> None:
         """See `Port`."""
         for key in keys:
+            self.migration.withdrawn(key)
             guest = self._queued.pop(key, None)
             if guest is not None:
                 guest.claim()
 
     def counters(self) -> dict[str, int]:
         """See `Port`."""
-        return {"executed": self.scheduler.executed}
+        return {"executed": self.scheduler.executed, "continuations_given": self.migration.given}
 
     def prepare(self, origin: NodeId, program: bytes) -> None:
         """See `Port`."""
@@ -230,7 +324,7 @@ class Home:
 
     def give_back(self) -> None:
         """Return all guests that have not been started to their owners, and accept no more."""
-        self.runtime.node.leave()
+        self.runtime.do(self.runtime.node.leave)
         keys = []
         while self.scheduler.inbox:
             guest = self.scheduler.inbox.popleft()

@@ -62,9 +62,11 @@ def submit(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T
     one that steals it. A coroutine function makes a coroutine task, whose value is what the coroutine returns.
 
     Args:
-        fn: the function. If the task leaves this node, function and arguments are pickled.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        fn: the function. If the task leaves this node, function and arguments are pickled. If it returns a
+            future, the outcome of that is the task's.
+        args: its positional arguments. A future among them stands for its value: the task starts when it is
+            there, and if it raised, the task ends with the same exception.
+        kwargs: its keyword arguments; likewise.
 
     Raises:
         WrongThreadError: called from a thread other than the one that tasks run in.
@@ -74,6 +76,11 @@ def submit(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T
     if scheduler is None or get_ident() != scheduler.thread:
         scheduler = current()
         scheduler.check_thread()
+    for arg in args:
+        if type(arg) is Future:
+            return scheduler.submit_after(fn, args, kwargs)
+    if kwargs and Future in map(type, kwargs.values()):
+        return scheduler.submit_after(fn, args, kwargs)
     task = scheduler.task
     index = task._spawned
     task._spawned = index + 1

@@ -12,6 +12,7 @@ user code, out of which anything may come: `BaseException` is caught throughout,
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import io
 import os
@@ -26,7 +27,8 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from p2pscoop._core.values import Outcome, OutcomeKind, Spec
-from p2pscoop._future import CANCELLED, DONE, FAILED, Future, name_of
+from p2pscoop._future import CANCELLED, DONE, FAILED, Future, finished, name_of
+from p2pscoop._gathering import gathered
 from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError, RemoteTraceback
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "encode_program",
     "encode_value",
     "explain",
+    "reduce_special",
     "task_path",
 ]
 
@@ -52,12 +55,80 @@ _CODE_SIZE_MAX = 64 * 1024
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-    """cloudpickle, but for open files, which it would ship by content without a word."""
+    """cloudpickle, but for open files, which it would ship by content without a word, and for what is ours."""
 
     def reducer_override(self, obj: Any) -> Any:
+        reduced = reduce_special(obj)
+        if reduced is not NotImplemented:
+            return reduced
         if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
             raise TypeError(f"cannot pickle open file {getattr(obj, 'name', obj)!r}: pass its name")
         return super().reducer_override(obj)
+
+
+def reduce_special(obj: Any) -> Any:
+    """How futures and context variables are pickled; NotImplemented for all else."""
+    kind = type(obj)
+    if kind is Future:
+        return _reduce_future(obj)
+    if kind is contextvars.ContextVar:
+        return _reduce_variable(obj)
+    return NotImplemented
+
+
+def _reduce_future(future: Future[Any]) -> Any:
+    """One that has ended, or whose outcome has arrived, travels as that; others stay with those who wait."""
+    if future._state == DONE:
+        return finished, (DONE, future._value)
+    if future._state == CANCELLED:
+        return _finished_by, (int(OutcomeKind.CANCELLED), b"")
+    if future._state == FAILED:
+        outcome = encode_error(future._value, "the node that waited for it")
+        return _finished_by, (int(outcome.kind), outcome.payload)
+    arrived: Outcome | None = getattr(future, "_arrived", None)
+    if arrived is not None:
+        return _finished_by, (int(arrived.kind), arrived.payload)
+    gathering = getattr(future, "_gathering", None)
+    if gathering is not None and gathering.complete():
+        return _finished_with, (gathering.parts, gathering.return_exceptions)
+    raise TypeError(f"{future!r} has not ended: what holds it stays on the node that waits for it")
+
+
+def _finished_by(kind: int, payload: bytes) -> Future[Any]:
+    return finished(*decode_outcome(Outcome(OutcomeKind(kind), payload)))
+
+
+def _finished_with(parts: tuple[Future[Any], ...], return_exceptions: bool) -> Future[Any]:
+    return finished(*gathered(parts, return_exceptions))
+
+
+# Context variables have neither a pickle nor a name that is unique. One that a module has is found there; any
+# other gets a name of its own, under which each process has one.
+_variables: dict[str, contextvars.ContextVar[Any]] = {}
+_variable_names: dict[contextvars.ContextVar[Any], str] = {}
+
+
+def _reduce_variable(variable: contextvars.ContextVar[Any]) -> Any:
+    for module_name, module in list(sys.modules.items()):
+        if module_name != "__main__" and getattr(module, variable.name, None) is variable:
+            return getattr, (module, variable.name)
+    unique = _variable_names.get(variable)
+    if unique is None:
+        unique = _variable_names[variable] = f"{variable.name} {os.urandom(8).hex()}"
+        _variables[unique] = variable
+    default: list[Any] = []
+    with contextlib.suppress(LookupError):
+        default.append(contextvars.Context().run(variable.get))
+    return _variable, (unique, variable.name, *default)
+
+
+def _variable(unique: str, name: str, *default: Any) -> contextvars.ContextVar[Any]:
+    variable = _variables.get(unique)
+    if variable is None:
+        variable = contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
+        _variables[unique] = variable
+        _variable_names[variable] = unique
+    return variable
 
 
 def dumps(value: Any) -> bytes:
@@ -94,7 +165,7 @@ class SpecEncoder:
     """
 
     def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
+        self.size_max = size_max
         self._codes: dict[int, tuple[Any, bytes]] = {}
 
     def encode(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], path: bytes) -> Spec:
@@ -117,10 +188,10 @@ class SpecEncoder:
                 data = dumps((args, kwargs, path))
             except BaseException as error:
                 raise self._blame(work, args, kwargs, error) from error
-        if len(data) + len(known[1]) > self._size_max:
+        if len(data) + len(known[1]) > self.size_max:
             raise PayloadTooLargeError(
                 f"the arguments of {name_of(work)} have {len(data)} bytes when pickled, "
-                f"the limit is {self._size_max}; pass a file name or smaller parts instead"
+                f"the limit is {self.size_max}; pass a file name or smaller parts instead"
             )
         return Spec(known[1], data)
 

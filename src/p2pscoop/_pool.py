@@ -21,7 +21,7 @@ from typing import Any
 
 from p2pscoop._core.deque import take_oldest
 from p2pscoop._core.ids import NodeId, TaskKey
-from p2pscoop._core.values import Outcome, PeerInfo, Spec
+from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import CANCELLED, DONE
 from p2pscoop._payload import PATH_SIZE, SpecEncoder, decode_outcome
 from p2pscoop._port import Guest
@@ -48,7 +48,7 @@ class _Batch:
 class _Task:
     """A submitted call, until its outcome is here."""
 
-    __slots__ = ("args", "batch", "future", "kwargs", "number", "serial", "work")
+    __slots__ = ("args", "batch", "future", "kwargs", "number", "progress", "serial", "work")
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class _Task:
         self.kwargs = kwargs
         self.serial: int | None = None
         self.batch: _Batch | None = None
+        self.progress: Spec | None = None
+        """The continuation with which it came home."""
 
     def claim(self) -> bool:
         """Called by the thread that took the task off the queue, which no other can have done."""
@@ -149,8 +151,9 @@ class Pool:
 
     # ------------------------------------------------------------------ port of the runtime (any thread)
 
-    def take(self, count_max: int) -> tuple[Sequence[_Task], Sequence[Guest]]:
+    def take(self, count_max: int, thief: NodeId) -> tuple[Sequence[_Task], Sequence[Guest]]:
         """See `Port`."""
+        del thief
         count = max(1, min(count_max, int(_BATCH_S / self._task_s)))
         tasks = take_oldest([self._queue], count)
         batch = _Batch(len(tasks))
@@ -158,8 +161,21 @@ class Pool:
             task.batch = batch
         return tasks, ()
 
-    def encode(self, task: _Task, encoder: SpecEncoder) -> Spec:
+    def kept(self, task: _Task, serial: int, holder: NodeId, hungry: bool) -> None:
+        """See `Port`. Never happens: what runs no tasks is sent all values at once."""
+
+    def released(self, task: _Task) -> None:
+        """See `Port`. What it came home with is not needed any more: if it is lost, it starts again."""
+        task.progress = None
+
+    def passed(self, key: TaskKey) -> None:
+        """See `Port`. Never happens, as `enqueue`."""
+
+    def encode(self, task: _Task, encoder: SpecEncoder, thief: NodeId) -> Spec:
         """See `Port`."""
+        del thief
+        if task.progress is not None:
+            return task.progress
         path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
         return encoder.encode(task.work, task.args, task.kwargs, path)
 
@@ -171,9 +187,14 @@ class Pool:
         """See `Port`. This process runs no tasks, so the future fails."""
         _end(task.future, None, error)
 
-    def settle(self, task: _Task, outcome: Outcome, holder: NodeId) -> None:
+    def key_of(self, task: _Task) -> TaskKey | None:
         """See `Port`."""
-        del holder
+        del task
+        return None
+
+    def settle(self, task: _Task, outcome: Outcome, holder: NodeId, hungry: bool) -> None:
+        """See `Port`."""
+        del holder, hungry
         batch = task.batch
         if batch is not None:
             batch.left -= 1
@@ -188,9 +209,10 @@ class Pool:
         else:
             _end(task.future, None, value)
 
-    def come_home(self, task: _Task, serial: int | None) -> None:
+    def come_home(self, task: _Task, serial: int | None, spec: Spec | None = None) -> None:
         """See `Port`."""
         task.serial = serial
+        task.progress = spec if spec is not None and spec.kind is SpecKind.CONTINUATION else None
         if task.future.done():
             if serial is not None:
                 self._settled_at_home(serial)

@@ -16,12 +16,14 @@ __all__ = ["Guest", "Port"]
 class Guest:
     """A task of another node that is queued here."""
 
-    __slots__ = ("_ticket", "claimed", "key", "spec")
+    __slots__ = ("_ticket", "claimed", "kept", "key", "spec")
 
     def __init__(self, key: TaskKey, spec: Spec) -> None:
         self.key = key
         self.spec = spec
         self.claimed = False
+        self.kept: dict[TaskKey, Outcome] = {}
+        """Values that a continuation needs and that are here already."""
         self._ticket = True
 
     def claim(self) -> bool:
@@ -43,12 +45,16 @@ class Port(Protocol):
     hungry: bool
     """Set by the runtime: whether thieves wait, so that new tasks should be announced with `Runtime.feed`."""
 
-    def take(self, count_max: int) -> tuple[Sequence[Any], Sequence[Guest]]:
-        """Claim half of what is there for a thief: own tasks, and guests to be passed on."""
+    def take(self, count_max: int, thief: NodeId) -> tuple[Sequence[Any], Sequence[Guest]]:
+        """Claim half of what is there for a thief: started and own tasks, and guests to be passed on."""
         ...
 
-    def encode(self, task: Any, encoder: SpecEncoder) -> Spec:
-        """Pickle an own task. Raises `PayloadError`."""
+    def key_of(self, task: Any) -> TaskKey | None:
+        """Of a task that was started here and is another node's; None for an own one."""
+        ...
+
+    def encode(self, task: Any, encoder: SpecEncoder, thief: NodeId) -> Spec:
+        """Pickle an own task for a thief. Raises `PayloadError`."""
         ...
 
     def serial_of(self, task: Any) -> int | None:
@@ -59,12 +65,24 @@ class Port(Protocol):
         """An own task that was taken does not pickle."""
         ...
 
-    def settle(self, task: Any, outcome: Outcome, holder: NodeId) -> None:
-        """The outcome of a lent task."""
+    def settle(self, task: Any, outcome: Outcome, holder: NodeId, hungry: bool) -> None:
+        """The outcome of a lent task. If its holder is hungry, `take` for it follows."""
         ...
 
-    def come_home(self, task: Any, serial: int | None) -> None:
-        """A taken or lent task is to be queued again."""
+    def kept(self, task: Any, serial: int, holder: NodeId, hungry: bool) -> None:
+        """A lent task has a large value, which stays with its holder. If that is hungry, `take` for it follows."""
+        ...
+
+    def come_home(self, task: Any, serial: int | None, spec: Spec | None = None) -> None:
+        """A taken or lent task is to be queued again; `spec` says how far it came, if not as far as here."""
+        ...
+
+    def released(self, task: Any) -> None:
+        """A thief has the continuation of an own task."""
+        ...
+
+    def passed(self, key: TaskKey) -> None:
+        """A thief has the continuation of another node's task."""
         ...
 
     def enqueue(self, guests: Sequence[Guest]) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from p2pscoop import _local
-from p2pscoop._future import Future
 from p2pscoop._payload import PATH_SIZE, task_path
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = ["rng", "seed"]
-
-_generators: WeakKeyDictionary[Future[Any], random.Random] = WeakKeyDictionary()
 
 
 def rng() -> random.Random:
@@ -25,9 +20,9 @@ def rng() -> random.Random:
     gives the same numbers on 1, 2 or 50 nodes. The generators of `random` and `numpy.random` are never touched.
     """
     task = _local.current().task
-    generator = _generators.get(task)
+    generator = getattr(task, "_generator", None)
     if generator is None:
-        generator = _generators[task] = random.Random(task_path(task))
+        generator = task._generator = random.Random(task_path(task))
     return generator
 
 
@@ -45,4 +40,5 @@ def seed(value: int | str | bytes) -> None:
     if scheduler.task is not root or root._spawned:
         raise LocalProtocolError("p2pscoop.seed must be called in the main program, before its first task")
     root._path = hashlib.blake2b(repr(value).encode(), digest_size=PATH_SIZE).digest()
-    _generators.pop(root, None)
+    if hasattr(root, "_generator"):
+        del root._generator

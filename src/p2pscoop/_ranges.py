@@ -203,9 +203,9 @@ class Range:
             return item.result()
         scheduler.depth = depth
         scheduler.task = task
-        if type(value) is CoroutineType:
+        if type(value) is CoroutineType or type(value) is Future:
             self._item = self._claimed(index, ())
-            scheduler.begin_coroutine(item, value)
+            scheduler.go_on_with(item, value)
             return self._result_of(item)
         return value
 

@@ -69,6 +69,7 @@ class NodeStatistics:
         steals: how often it asked for work.
         steals_failed: how often there was none.
         requeued: own tasks that it took back because their holder was lost.
+        continuations_given: suspended tasks among those that it gave, which went on elsewhere.
     """
 
     id: str
@@ -79,6 +80,7 @@ class NodeStatistics:
     steals: int = 0
     steals_failed: int = 0
     requeued: int = 0
+    continuations_given: int = 0
 
 
 class Runtime:
@@ -120,6 +122,8 @@ class Runtime:
         self._alarm.acquire()
         self._lock = threading.Lock()
         self._stopping = False
+        self.surrendering = 0
+        """How many threads have tasks in their hands that are neither queued nor lent."""
         self._serve_at: float | None = None
         self._arm_at: float | None = None
         self._feed_pause_s = _FEED_PAUSE_MIN_S
@@ -157,9 +161,14 @@ class Runtime:
             fx.Surrender: lambda effect: lambda: self._surrender(effect),
             fx.Enqueue: lambda effect: port.enqueue([Guest(key, spec) for key, spec in effect.tasks]),
             fx.Withdraw: lambda effect: port.withdraw(effect.keys),
-            fx.Settle: lambda effect: lambda: port.settle(effect.handle, effect.outcome, effect.holder),
+            fx.Settle: lambda effect: (
+                lambda: port.settle(effect.handle, effect.outcome, effect.holder, effect.hungry)
+            ),
+            fx.Kept: lambda effect: lambda: port.kept(effect.handle, effect.serial, effect.holder, effect.hungry),
             fx.Poisoned: lambda effect: lambda: self._poisoned(effect.handle, effect.holders),
-            fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial),
+            fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial, effect.spec),
+            fx.Released: lambda effect: lambda: port.released(effect.handle),
+            fx.Passed: lambda effect: lambda: port.passed(effect.key),
             fx.Prepare: lambda effect: lambda: port.prepare(effect.origin, effect.program),
             fx.Joined: lambda _: self._on_joined,
             fx.Refused: lambda effect: lambda: port.refused(effect.reason),
@@ -235,6 +244,11 @@ class Runtime:
         with self._lock:
             self.node.settled_at_home(serial)
 
+    def know_as(self, serial: int, handle: object) -> None:
+        """An own task that is elsewhere gets another handle."""
+        with self._lock:
+            self.node.replace_handle(serial, handle)
+
     def size(self) -> int:
         """How many nodes run tasks, as far as this one knows; itself included if it does."""
         membership = self.node.membership
@@ -267,7 +281,7 @@ class Runtime:
         rows = [self.node.membership.row(holder) for holder in holders]
         names = tuple("?" if row is None else f"{row.info.name} on {row.info.host}" for row in rows)
         problem = PoisonTaskError(f"{len(names)} nodes died while they had this task: {', '.join(names)}", names)
-        self.port.settle(task, encode_error(problem, self.name), self.node.id)
+        self.port.settle(task, encode_error(problem, self.name), self.node.id, False)
 
     def _send_to_seeds(self, message: Message) -> None:
         for seed in self._seeds:
@@ -295,25 +309,55 @@ class Runtime:
         self.transport.disconnect(peer)
 
     def _surrender(self, effect: fx.Surrender) -> None:
-        own, guests = self.port.take(effect.count_max)
+        with self._lock:
+            self.surrendering += 1
+        try:
+            self._take_and_give(effect)
+        finally:
+            with self._lock:
+                self.surrendering -= 1
+
+    def hand_out(self, thief: NodeId, count: int) -> None:
+        """Give so many tasks to a node that has not asked."""
+        self._surrender(fx.Surrender(thief, 0, count, answer=False))
+
+    def _take_and_give(self, effect: fx.Surrender) -> None:
+        own, guests = self.port.take(effect.count_max, effect.thief)
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
         offers: list[tuple[object, int | None, Spec]] = []
+        started: list[tuple[TaskKey, Spec]] = []
         weight = 0
         until = time.monotonic() + _SURRENDER_S
         for task in own:
-            if weight > self.limits.frame_max or (offers and time.monotonic() > until):
+            if weight > self.limits.frame_max or ((offers or started) and time.monotonic() > until):
                 # Enough for one message, or for one steal: the rest goes back to where it was.
                 self.port.come_home(task, self.port.serial_of(task))
                 continue
             try:
-                spec = self.port.encode(task, encoder)
+                spec = self.port.encode(task, encoder, effect.thief)
             except PayloadError as error:
                 self.port.refuse(task, error)
                 continue
             weight += len(spec.args)
-            offers.append((task, self.port.serial_of(task), spec))
-        keys = [(guest.key, None) for guest in guests]
-        self.do(lambda now: self.node.give(now, effect.thief, effect.steal, offers, keys, answer=effect.answer))
+            key = self.port.key_of(task)
+            if key is None:
+                offers.append((task, self.port.serial_of(task), spec))
+            else:
+                started.append((key, spec))
+        queued: list[tuple[TaskKey, Spec | None]] = [(guest.key, None) for guest in guests]
+        unwanted: list[TaskKey] = []
+
+        def give(now: float) -> list[fx.Effect]:
+            for key, spec in started:
+                if self.node.ready(key):
+                    queued.append((key, spec))
+                else:
+                    unwanted.append(key)
+            return self.node.give(now, effect.thief, effect.steal, offers, queued, answer=effect.answer)
+
+        self.do(give)
+        if unwanted:
+            self.port.withdraw(unwanted)
 
     def _on_joined(self) -> None:
         for seed in self._seeds:
@@ -406,7 +450,9 @@ class Runtime:
             self._arm_at = None
             self.port.hungry = True
             self.do(self.node.feed)
-        if now >= self.node.wake_at():
+        with self._lock:
+            due = now >= self.node.wake_at()
+        if due:
             self.do(self.node.tick)
         return self.transport.pump()
 

@@ -8,6 +8,9 @@ frames have spawned. The main program is the first strand. When a strand really 
 loop: frames that can go on, then coroutines, then queued tasks, the newest first; when there is nothing, it
 asks the runtime for work and sleeps.
 
+A coroutine task that waits is *suspended*: its frames are on no stack. When what it waits for is done it is
+*ready*, and a task like any other: it goes on here, or is stolen, frames and all.
+
 Three rules keep joins honest:
 
 1. `.result()` of a task that nobody has started runs it right there, on the caller's stack. Nothing else is
@@ -40,7 +43,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from p2pscoop._core.deque import half, take_newest, take_oldest
-from p2pscoop._future import DONE, FAILED, LENT, QUEUED, Future, make_future, name_of
+from p2pscoop._future import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    LENT,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    Future,
+    Parcel,
+    make_future,
+    name_of,
+)
 from p2pscoop.errors import ShutdownError, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
@@ -109,6 +124,15 @@ class Hooks(Protocol):
     def begin(self, guest: Guest) -> Future[Any] | None:
         """Turn a guest into a future to run; None if it is not this node's to run any more."""
 
+    def restore(self, future: Future[Any]) -> bool:
+        """Turn the parcel of an own task into a coroutine. False if that cannot be: the future has ended."""
+
+    def wanted(self, future: Future[Any]) -> None:
+        """Somebody waits here for a value that its holder keeps: bring them together."""
+
+    def fetch_all(self) -> None:
+        """Bring all values here that other nodes keep for this one."""
+
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home has ended here."""
 
@@ -153,12 +177,16 @@ class Scheduler:
         self.handoff: list[Future[Any]] = []
         """Claimed tasks that start on a fresh strand, for want of stack."""
         self.resumable: deque[Strand] = deque()
-        self.coroutines: list[Future[Any]] = []
-        """Suspended coroutine tasks that can go on."""
+        self.coroutines: deque[Future[Any]] = deque()
+        """Suspended coroutine tasks that can go on. Whoever pops one has it."""
+        self.portable = True
+        """Whether thieves may have them."""
         self.stocked: dict[Strand, None] = {}
         """Blocked strands with tasks in their deques, in the order in which they blocked."""
         self.pinned: deque[Future[Any]] = deque()
         """Tasks that cannot leave this node, because they do not pickle."""
+        self.stuck: deque[Future[Any]] = deque()
+        """Suspended coroutine tasks that can go on, but not elsewhere."""
         self.inbox: deque[Guest] = deque()
         self.arrivals: deque[Callable[[], None]] = deque()
         """What other threads want done in this one."""
@@ -184,6 +212,8 @@ class Scheduler:
         ranges = [each for strand in strands for each in tuple(strand.ranges)]
         available = len(self.inbox) + sum(len(strand.deque) for strand in strands)
         available += sum(len(each.items) for each in ranges)
+        if self.portable:
+            available += len(self.coroutines)
         if self.resting:
             # This node is about to wake up for one of them; else two idle nodes pass a task to and fro.
             available -= 1
@@ -204,6 +234,12 @@ class Scheduler:
         for future in own:
             # Before the task can go anywhere: its outcome must not be overwritten by this.
             future._state = LENT
+        # Frames last: they cost ten times what a task costs that has not been started.
+        while self.portable and len(own) < missing:
+            try:
+                own.append(self.coroutines.popleft())
+            except IndexError:
+                break
         return own, guests
 
     def call_soon(self, action: Callable[[], None]) -> None:
@@ -250,6 +286,43 @@ class Scheduler:
         self._prepare_coroutine(future, coroutine)
         self.coroutines.append(future)
         return future
+
+    def submit_after(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """A task with futures among its arguments: it is queued when all of them have ended."""
+        task = self.task
+        future: Future[Any] = make_future(self, work, args, kwargs, task, task._spawned)
+        task._spawned += 1
+        future._state = WAITING
+        inputs = [each for each in (*args, *kwargs.values()) if type(each) is Future]
+        missing = {each for each in inputs if each._state < DONE}
+
+        def on_end(ended: Future[Any]) -> None:
+            missing.discard(ended)
+            if not missing or ended._state != DONE:
+                self._start_after(future, inputs)
+
+        if missing and all(each._state <= DONE for each in inputs):
+            for each in tuple(missing):
+                each.add_waiter(on_end)
+        else:
+            self._start_after(future, inputs)
+        return future
+
+    def _start_after(self, future: Future[Any], inputs: list[Future[Any]]) -> None:
+        if future._state != WAITING:
+            return  # Cancelled, or failed already with another input.
+        for each in inputs:
+            if each._state > DONE:
+                self.end(future, each._state, None if each._state == CANCELLED else each._value)
+                return
+        future._args = tuple(each._value if type(each) is Future else each for each in future._args)
+        future._kwargs = {
+            name: each._value if type(each) is Future else each for name, each in future._kwargs.items()
+        }
+        future._state = QUEUED
+        self.deque.append(future)
+        if self.hungry:
+            self.feed()
 
     def feed(self) -> None:
         """Tell the runtime that there is something for the thieves that wait."""
@@ -308,6 +381,10 @@ class Scheduler:
         if serial is not None and not hasattr(future, "_serial"):
             future._serial = serial
             future.add_waiter(self._settled_at_home)
+        if type(future._work) is CoroutineType or type(future._work) is Parcel:
+            future._state = RUNNING
+            self.go_on_later(future)
+            return
         future._state = QUEUED
         future._ticket = True
         # Below everything that is there: it is older than all of it.
@@ -317,22 +394,41 @@ class Scheduler:
         if self.hungry:
             self.feed()
 
+    def go_on_later(self, future: Future[Any]) -> None:
+        """A ready coroutine task that was taken for a thief stays: it is the oldest of those that are ready."""
+        (self.stuck if hasattr(future, "_pinned") else self.coroutines).appendleft(future)
+
     def _settled_at_home(self, future: Future[Any]) -> None:
         self.hooks.settled_at_home(future._serial)
 
     # ------------------------------------------------------------------------------------- coroutines
 
-    def begin_coroutine(self, future: Future[Any], coroutine: Any) -> None:
-        """A started task turned out to be a coroutine: run it to its first suspension."""
-        self._prepare_coroutine(future, coroutine)
-        self.step(future)
+    def go_on_with(self, future: Future[Any], value: Any) -> None:
+        """A task returned something that is not its value yet: a coroutine to run, or a future to wait for."""
+        if type(value) is CoroutineType:
+            self._prepare_coroutine(future, value)
+            self.step(future)
+        elif value is future:
+            self.end(future, FAILED, TypeError(f"{name_of(future._work)} returned its own future"))
+        elif value._state >= DONE:
+            self._end_as(future, value)
+        else:
+            value.add_waiter(partial(self._end_as, future))
+
+    def _end_as(self, future: Future[Any], other: Future[Any]) -> None:
+        self.end(future, other._state, None if other._state == CANCELLED else other._value)
 
     def step(self, future: Future[Any]) -> None:
         """Run a coroutine task until it waits or ends."""
+        coroutine = future._work
+        if type(coroutine) is not CoroutineType:
+            # Its outcome came from elsewhere, after it had come home; or it came home as a parcel.
+            if type(coroutine) is not Parcel or not self.hooks.restore(future):
+                return
+            coroutine = future._work
         task, depth = self.task, self.depth
         self.task = future
         self.depth = depth + 1
-        coroutine = future._work
         run = future._context.run
         error: BaseException | None = None
         try:
@@ -343,10 +439,12 @@ class Scheduler:
                     awaited, error = run(coroutine.throw, error), None
                 if type(awaited) is Future:
                     if awaited._state < DONE:
+                        # In this order: whoever finds it among the waiters may take it.
+                        future._ticket = True
                         awaited.add_waiter(future._go_on)
                         return
                 elif awaited is None:
-                    self.coroutines.insert(0, future)  # A bare yield: let others go first.
+                    self.coroutines.appendleft(future)  # A bare yield: let others go first.
                     return
                 else:
                     error = TypeError(
@@ -354,12 +452,27 @@ class Scheduler:
                         "asyncio's awaitables need asyncio's event loop"
                     )
         except StopIteration as stop:
-            self.end(future, DONE, stop.value)
+            if type(stop.value) is Future:
+                self.go_on_with(future, stop.value)
+            else:
+                self.end(future, DONE, stop.value)
         except BaseException as raised:
             self.fail(future, raised)
         finally:
             self.task = task
             self.depth = depth
+
+    @property
+    def base_context(self) -> contextvars.Context:
+        """What every task starts with."""
+        return self._context
+
+    def context_with(self, variables: list[tuple[contextvars.ContextVar[Any], Any]]) -> contextvars.Context:
+        """The context of a coroutine task that has set these."""
+        context = self._context.copy()
+        for variable, value in variables:
+            context.run(variable.set, value)
+        return context
 
     def _prepare_coroutine(self, future: Future[Any], coroutine: Any) -> None:
         future._work = coroutine
@@ -408,6 +521,7 @@ class Scheduler:
     def drain(self) -> None:
         """Run tasks until none is left, here or lent."""
         self._draining = True
+        self.hooks.fetch_all()
         try:
             self.run_until(self._idle_for_good)
         finally:
@@ -420,6 +534,7 @@ class Scheduler:
             or self.inbox
             or self.pinned
             or self.coroutines
+            or self.stuck
             or self.handoff
             or self._blocked - {self.root}
             or any(strand.stocked for strand in strands)
@@ -480,12 +595,20 @@ class Scheduler:
                     return
                 if self.handoff:
                     self._run(self.handoff.pop())
+                elif self.stuck:
+                    future = self.stuck.pop()
+                    del future._pinned  # Where it stops next it may be portable.
+                    self.step(future)
                 elif self.coroutines:
-                    self.step(self.coroutines.pop())
+                    try:
+                        future = self.coroutines.pop()
+                    except IndexError:
+                        continue  # A thief was faster.
+                    self.step(future)
                 else:
-                    future = self._next()
-                    if future is not None:
-                        self._run(future)
+                    claimed = self._next()
+                    if claimed is not None:
+                        self._run(claimed)
                     else:
                         self._rest()
         except BaseException:
@@ -497,6 +620,9 @@ class Scheduler:
     def _run(self, future: Future[Any]) -> None:
         """Run a claimed task at the bottom of a loop strand."""
         self.resting = False
+        if type(future._work) is CoroutineType:
+            self.step(future)  # A guest that was started elsewhere.
+            return
         self.depth = 1
         self.task = future
         self.executed += 1
@@ -505,8 +631,8 @@ class Scheduler:
         except BaseException as error:
             self.fail(future, error)
         else:
-            if type(value) is CoroutineType:
-                self.begin_coroutine(future, value)
+            if type(value) is CoroutineType or type(value) is Future:
+                self.go_on_with(future, value)
             else:
                 self.end(future, DONE, value)
         self.depth = 0
@@ -539,9 +665,11 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Nothing to run: look for work, and sleep until there is some."""
-        if self._draining and self._idle_for_good():
-            self.root.wake()
-            return
+        if self._draining:
+            self.hooks.fetch_all()
+            if self._idle_for_good():
+                self.root.wake()
+                return
         self.hooks.seek()
         timeout = -1.0
         if self._timers:
@@ -558,9 +686,10 @@ class Scheduler:
             self._sleeping = False
         if self.arrivals:
             self.poll()
-        if self.resumable or self.coroutines:
+        ready = self.resumable or self.coroutines or self.stuck
+        if ready:
             self.resting = False  # With a queued task it is over when that task is claimed.
-        if self.resumable or self.coroutines or self.inbox or self.pinned or self.stocked:
+        if ready or self.inbox or self.pinned or self.stocked:
             self.hooks.found()
 
     def _expire(self) -> None:

@@ -35,8 +35,9 @@ STOP_GRACE_S = 0.5
 
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 5.0
-_STABLE_S = 5.0
-"""A node that lived for so long was well: its next death starts at the shortest back-off again."""
+_STABLE_S = 1.0
+"""A node that lived for so long had started well, whatever killed it then: its next death starts at the shortest
+back-off again. Starting takes a quarter of this."""
 _EARLY_DEATHS_MAX = 8
 """After so many deaths in a row, each soon after the start, a node is given up."""
 

@@ -7,7 +7,9 @@
     ├── WrongThreadError (RuntimeError)       `futures` used from a thread that is not its own
     ├── PayloadError
     │   ├── NotPicklableError (PicklingError) an argument, result or exception does not pickle
-    │   └── PayloadTooLargeError              ... or is larger than the limit
+    │   ├── PayloadTooLargeError              ... or is larger than the limit
+    │   ├── NotPortable (PicklingError)       a suspended coroutine has to stay where it is
+    │   └── RestoreRefused (UnpicklingError)  ... or cannot go on here
     ├── TaskError
     │   ├── RemoteError                       the task raised something that could not travel
     │   ├── TaskExitError                     the task called `sys.exit`
@@ -34,6 +36,7 @@ __all__ = [
     "JoinRefusedError",
     "LocalProtocolError",
     "NotPicklableError",
+    "NotPortable",
     "P2PScoopError",
     "PayloadError",
     "PayloadTooLargeError",
@@ -42,6 +45,7 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "RemoteTraceback",
+    "RestoreRefused",
     "ShutdownError",
     "StartError",
     "TaskError",
@@ -91,6 +95,20 @@ class NotPicklableError(PayloadError, pickle.PicklingError):
 
 class PayloadTooLargeError(PayloadError):
     """A pickled argument or result is larger than the largest payload that nodes accept."""
+
+
+class NotPortable(PayloadError, pickle.PicklingError):
+    """A suspended coroutine cannot be pickled; the message says which part of it refuses.
+
+    The coroutine itself is untouched. Not raised by the runtime: a task that is not portable stays on its node.
+    """
+
+
+class RestoreRefused(PayloadError, pickle.UnpicklingError):
+    """A pickled coroutine cannot go on here; the message says why: damaged, another Python, other code.
+
+    None of the coroutine's instructions has run. Not raised by the runtime, which lets it go on where it was.
+    """
 
 
 class TaskError(P2PScoopError):

@@ -29,7 +29,8 @@ from concurrent.futures import (
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from p2pscoop import _local
-from p2pscoop._future import CANCELLED, DONE, FAILED, Future, make_future
+from p2pscoop._future import DONE, FAILED, Future
+from p2pscoop._gathering import Gathering
 from p2pscoop._local import submit
 from p2pscoop._ranges import Range
 from p2pscoop._scheduler import Scheduler
@@ -254,34 +255,7 @@ def gather(*fs: Future[Any] | Coroutine[Any, Any, Any], return_exceptions: bool 
             futures.append(scheduler.adopt(each))
         else:
             raise TypeError(f"gather takes p2pscoop futures and coroutines, not {each!r}")
-    task = scheduler.task
-    whole = make_future(scheduler, None, (), {}, task, task._spawned)
-    whole.claim()
-    missing = sum(future._state < DONE for future in futures)
-
-    def finish() -> None:
-        values = [_outcome(future) for future in futures]
-        scheduler.end(whole, DONE, values)
-
-    def on_end(future: Future[Any]) -> None:
-        nonlocal missing
-        missing -= 1
-        if future._state != DONE and not return_exceptions:
-            scheduler.end(whole, FAILED, _outcome(future))
-        elif missing == 0:
-            finish()
-
-    raised = None if return_exceptions else next((f for f in futures if f._state in (FAILED, CANCELLED)), None)
-    if raised is not None:
-        scheduler.end(whole, FAILED, _outcome(raised))
-    elif missing == 0:
-        finish()
-    else:
-        for future in dict.fromkeys(futures):
-            if future._state < DONE:
-                future.add_waiter(on_end)
-        missing = sum(future._state < DONE for future in dict.fromkeys(futures))
-    return whole
+    return Gathering(scheduler, futures, return_exceptions).whole
 
 
 def shutdown(wait: bool = True) -> None:
@@ -296,10 +270,6 @@ def shutdown(wait: bool = True) -> None:
         from p2pscoop import _session
 
         _session.stop(wait=wait)
-
-
-def _outcome(future: Future[Any]) -> Any:
-    return CancelledError() if future._state == CANCELLED else future._value
 
 
 def _scheduler() -> Scheduler:

@@ -402,7 +402,7 @@ def test_a_dead_supervisor_breaks_the_executor() -> None:
     executor.submit(square, 1).result()
     assert executor._engine is not None
     executor._engine._supervisor.kill()
-    waiting = executor.submit(time.sleep, 0)
+    waiting = executor.submit(time.sleep, 60)
     with pytest.raises(BrokenExecutor, match="no node is left"):
-        waiting.result(timeout=20)
+        waiting.result(timeout=50)
     executor.shutdown()

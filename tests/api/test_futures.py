@@ -155,7 +155,10 @@ def test_an_interrupt_inside_a_task_interrupts_whoever_waits() -> None:
 def test_cancel_what_has_not_started() -> None:
     ran = []
     future = futures.submit(ran.append, 1)
-    assert future.cancel()
+    while not future.cancel():
+        # The other node was faster.
+        ran.clear()
+        future = futures.submit(ran.append, 1)
     assert future.cancelled()
     assert future.done()
     with pytest.raises(CancelledError):
@@ -367,7 +370,7 @@ def test_map_as_completed_raises() -> None:
 def test_a_future_does_not_pickle() -> None:
     import pickle
 
-    with pytest.raises(TypeError, match="cannot be pickled: wait for it and pass its value"):
+    with pytest.raises(TypeError, match="only p2pscoop can pickle a future"):
         pickle.dumps(futures.submit(square, 1))
 
 

@@ -110,13 +110,16 @@ def test_what_nodes_print_has_their_names(script: WriteScript) -> None:
     result = script(
         """
         import sys, time
+        import p2pscoop
         from p2pscoop import futures
 
         def speak(x):
-            time.sleep(0.05)
+            time.sleep(0.1)
             print("out", x)
             print("err", x, file=sys.stderr)
 
+        while len(p2pscoop.statistics()) < 2:
+            time.sleep(0.01)
         list(futures.map(speak, range(12)))
         """
     ).run(nodes=2)

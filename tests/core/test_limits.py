@@ -39,7 +39,7 @@ def test_a_grant_fits_into_what_a_node_holds() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
 def test_names_tell_the_unit(name: str) -> None:
-    assert name.endswith(("_max", "_s")) or name == "random_steals"
+    assert name.endswith(("_max", "_min", "_s")) or name == "random_steals"
     assert getattr(LIMITS, name) > 0
 
 

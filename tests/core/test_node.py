@@ -245,7 +245,7 @@ def test_goodbye(pair: Cluster) -> None:
 def test_a_drained_goodbye_overtakes_the_word_of_the_next_holder(three: Cluster) -> None:
     """Race 8 of CUSTODY.md: the task was run again, although nothing had failed."""
     key = three.lend("ann", "bob")
-    three["bob"].leave()
+    three["bob"].leave(0.0)
     three.give("bob", "eve", held=[(key, None)])
     three.deliver(Grant)
     three.deliver(Accept)
@@ -371,7 +371,7 @@ def test_a_silent_holder_loses_its_tasks_and_their_late_outcome_counts(pair: Clu
     pair.deliver(Holding)
     assert pair.deliver(HoldingAck) == [], "it runs already: let it"
     pair.do("bob", lambda node: [*node.finish(50.0, key, VALUE), *node.seek(50.0)])
-    assert pair.deliver(Result)[0] == Settle("handle", VALUE, pair["bob"].id)
+    assert pair.deliver(Result)[0] == Settle("handle", VALUE, pair["bob"].id, hungry=True)
 
 
 def test_a_verdict_withdraws_what_is_queued(pair: Cluster) -> None:
@@ -512,7 +512,7 @@ def test_a_continuation_of_a_guest_that_is_rejected_is_queued_again(three: Clust
     key = three.lend("ann", "bob")
     three["bob"].begin(key)
     three["bob"].ready(key)
-    three["eve"].leave()
+    three["eve"].leave(0.0)
     three.give("bob", "eve", held=[(key, CONTINUATION)])
     three.deliver(Grant)
     assert three.deliver(Reject) == [Enqueue(((key, CONTINUATION),))]
@@ -560,7 +560,7 @@ def test_an_orphan_that_does_not_restore_is_dropped(pair: Cluster) -> None:
 
 def test_a_leaving_node_takes_no_tasks_but_its_own(three: Cluster) -> None:
     key = three.lend("ann", "bob")
-    three["ann"].leave()
+    three["ann"].leave(0.0)
     three.give("bob", "ann", held=[(key, None)])
     assert three.deliver(Grant) == [ComeHome("handle", 0)]
     three.give("bob", "ann", own=[("other", None, SPEC)])
@@ -572,7 +572,7 @@ def test_a_leaving_node_takes_no_tasks_but_its_own(three: Cluster) -> None:
 
 def test_a_leaving_node_gives_back_what_is_queued(three: Cluster) -> None:
     first, second = three.lend("ann", "bob", "first"), three.lend("eve", "bob", "second")
-    three["bob"].leave()
+    three["bob"].leave(0.0)
     three.do("bob", lambda node: node.give_back(0.0, [(first, None), (second, None)]))
     assert three.deliver(Grant) == [ComeHome("first", 0)]
     assert three.deliver(Grant) == [ComeHome("second", 0)]
@@ -582,7 +582,7 @@ def test_a_leaving_node_gives_back_what_is_queued(three: Cluster) -> None:
 
 
 def test_a_leaving_node_asks_nobody_and_answers_no_join(pair: Cluster) -> None:
-    pair["bob"].leave()
+    pair["bob"].leave(0.0)
     assert pair["bob"].receive(0.0, Envelope(info("eve").id, NOBODY, Join(info("eve"), "3.x"))) == []
     assert not [
         effect

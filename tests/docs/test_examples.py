@@ -44,8 +44,9 @@ def test_the_genetic_algorithm_finds_what_a_serial_run_finds(nodes: int) -> None
         ),
     ],
 )
-def test_trees_are_counted_right(tree: tuple[str, ...], counts: str, nodes: int) -> None:
-    out = run("uts.py", *tree, "--check", nodes=nodes)
+@pytest.mark.parametrize("kind", [(), ("--coroutines",)], ids=["functions", "coroutines"])
+def test_trees_are_counted_right(tree: tuple[str, ...], counts: str, nodes: int, kind: tuple[str, ...]) -> None:
+    out = run("uts.py", *tree, *kind, "--check", nodes=nodes)
     assert out.startswith(counts)
     assert sum(executed(out)) == int(counts.split()[1])
 

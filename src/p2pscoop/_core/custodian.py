@@ -17,6 +17,7 @@ from p2pscoop._core.effects import (
     ComeHome,
     Effect,
     Enqueue,
+    Kept,
     Passed,
     Poisoned,
     Released,
@@ -29,6 +30,7 @@ from p2pscoop._core.membership import Membership
 from p2pscoop._core.messages import (
     Accept,
     Cancel,
+    Fetch,
     Grant,
     Holding,
     HoldingAck,
@@ -42,6 +44,7 @@ from p2pscoop._core.values import (
     BOUNCED,
     GrantedTask,
     Outcome,
+    OutcomeKind,
     Spec,
     SpecKind,
     TaskEntry,
@@ -169,13 +172,44 @@ class Custodian:
         # To an owner that is not known yet it goes with a repetition.
         return self._post.to(key.owner, self.deliveries.add_grant(now, key.owner, 0, [returned]))
 
-    def finish(self, now: float, key: TaskKey, outcome: Outcome) -> list[Effect]:
+    def finish(self, now: float, key: TaskKey, outcome: Outcome, *, leaving: bool) -> list[Effect]:
         """A task of another node ended."""
         record = self.held.finish(key, outcome)
         if record is None:
             return []
-        self.deliveries.add_result(now, key.owner, TaskResult(key.serial, record.token, outcome))
+        owner = self._membership.row(key.owner)
+        large = outcome.kind is OutcomeKind.VALUE and len(outcome.payload) >= self._limits.bulk_min
+        # An owner that runs no tasks has nothing to send after the value, and wants it at once.
+        record.kept = large and not leaving and owner is not None and owner.info.runs_tasks
+        return self._deliver(now, record)
+
+    def _deliver(self, now: float, record: Held) -> list[Effect]:
+        announced = record.announced
+        assert announced is not None, "it has finished"
+        key = record.key
+        self.deliveries.add_result(now, key.owner, TaskResult(key.serial, record.token, announced))
         return self._post.all(self.deliveries.flush(now, only_due=True))
+
+    def fetch(self, serial: int) -> list[Effect]:
+        """The value of an own task, which its holder keeps, is wanted here."""
+        record = self.owned.get(serial)
+        if record is None or not record.kept or record.wanted:
+            return []
+        record.wanted = True
+        return self._post.to(record.holder, Fetch((serial,)))
+
+    def release(self, serial: int) -> list[Effect]:
+        """Nobody wants the outcome of an own task any more."""
+        record = self.owned.settle(serial)
+        if record is None or record.holder == self._me:
+            return []
+        message = ResultAck((serial,)) if record.kept else Cancel((serial,))
+        return self._post.to(record.holder, message)
+
+    def hand_over(self, now: float, keys: Iterable[TaskKey]) -> list[Effect]:
+        """Send the values of these tasks that were kept."""
+        records = [self.held.unkeep(key) for key in keys]
+        return [effect for record in records if record is not None for effect in self._deliver(now, record)]
 
     def cancel(self, serial: int) -> list[Effect]:
         """A lent task is not wanted any more; its holder need not start it."""
@@ -260,17 +294,38 @@ class Custodian:
         self.deliveries.on_answer(sender, message.entries)
         return effects + self._enqueue(queued)
 
-    def on_result(self, sender: NodeId, message: Result) -> list[Effect]:
-        """Outcomes of tasks of this node."""
+    def on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
+        """Outcomes of tasks of this node, or word of values that stay with their holder."""
         effects: list[Effect] = []
+        hungry = message.steal is not None
+        acknowledged = []
         for result in message.results:
+            if result.outcome.kind is OutcomeKind.KEPT and self.owned.get(result.serial) is not None:
+                effects += self._on_kept(now, sender, result, hungry)
+                continue
+            acknowledged.append(result.serial)
             lent = self.owned.settle(result.serial)
             if lent is not None:
                 self._counters.returned += 1
-                effects.append(Settle(lent.handle, result.outcome, sender))
-        if message.results:
-            effects += self._post.to(sender, ResultAck(tuple(result.serial for result in message.results)))
+                effects.append(Settle(lent.handle, result.outcome, sender, hungry))
+        if acknowledged:
+            effects += self._post.to(sender, ResultAck(tuple(acknowledged)))
         return effects
+
+    def _on_kept(self, now: float, sender: NodeId, result: TaskResult, hungry: bool) -> list[Effect]:
+        """Not acknowledged: the holder says it again until the value is fetched or released."""
+        known = self.owned.get(result.serial)
+        news = known is not None and not known.kept
+        record = self.owned.on_kept(now, sender, result.serial, result.token)
+        if record is None:
+            return []
+        if record.wanted:
+            return self._post.to(sender, Fetch((result.serial,)))
+        return [Kept(record.handle, record.serial, sender, hungry)] if news else []
+
+    def on_fetch(self, now: float, sender: NodeId, message: Fetch) -> list[Effect]:
+        """An owner wants values that were kept."""
+        return self.hand_over(now, [TaskKey(sender, serial) for serial in message.serials])
 
     def on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:
         """An owner has outcomes."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2pscoop._core.ids import FIRST_TOKEN, NodeId, TaskKey, Token
-from p2pscoop._core.values import Outcome, Spec, SpecKind, TaskEntry
+from p2pscoop._core.values import Outcome, OutcomeKind, Spec, SpecKind, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = [
@@ -89,6 +89,8 @@ class Lent:
         spec: kept while it may have to be sent again, dropped once accepted.
         lease_until: when an unrenewed custody is taken for lost.
         suspected: the nodes that died while they had it, as far as it may have been the cause.
+        kept: whether the holder has a value that it keeps.
+        wanted: whether that has been asked for.
     """
 
     serial: int
@@ -99,6 +101,8 @@ class Lent:
     spec: Spec | None
     lease_until: float
     suspected: tuple[NodeId, ...] = ()
+    kept: bool = False
+    wanted: bool = False
 
     def advance(self, event: OwnerEvent) -> None:
         """Make the transition."""
@@ -185,6 +189,15 @@ class OwnerLedger:
                     released.append(record)
         return tuple(obsolete), released
 
+    def on_kept(self, now: float, holder: NodeId, serial: int, token: Token) -> Lent | None:
+        """The holder has a value, and keeps it. The record, unless this is old news."""
+        record = self._records.get(serial)
+        if record is None or record.state is OwnerState.HOME or token < record.token:
+            return None
+        self.on_accept(now, holder, serial, token)
+        record.kept = True
+        return record
+
     def on_return(self, serial: int, token: Token) -> Lent | None:
         """A holder grants the task back to its owner. The record, if that brings it home."""
         record = self._records.get(serial)
@@ -243,6 +256,7 @@ class OwnerLedger:
         record.token = token
         record.holder = self._me
         record.spec = None
+        record.kept = record.wanted = False
         return record
 
 
@@ -304,6 +318,7 @@ class Held:
         spec: kept until the task is started or passed on; of a continuation, from offer to answer only.
         target: to whom it is offered.
         outcome: once finished.
+        kept: whether the owner is told of the outcome, and has to ask for it.
         orphan: the owner is gone, so that nobody waits for the outcome.
     """
 
@@ -313,7 +328,15 @@ class Held:
     spec: Spec | None
     target: NodeId | None = None
     outcome: Outcome | None = None
+    kept: bool = False
     orphan: bool = False
+
+    @property
+    def announced(self) -> Outcome | None:
+        """What the owner is sent of the outcome."""
+        if self.outcome is None or not self.kept:
+            return self.outcome
+        return Outcome(OutcomeKind.KEPT, len(self.outcome.payload).to_bytes(8, "big"))
 
     @property
     def entry(self) -> TaskEntry:
@@ -391,8 +414,16 @@ class HolderLedger:
         record.outcome = outcome
         return record
 
+    def unkeep(self, key: TaskKey) -> Held | None:
+        """The owner is to be sent the value after all. The record, if it was kept."""
+        record = self._records.get(key)
+        if record is None or not record.kept:
+            return None
+        record.kept = False
+        return record
+
     def on_result_ack(self, key: TaskKey) -> None:
-        """The owner has the outcome."""
+        """The owner has the outcome, or does not want it."""
         record = self._records.get(key)
         if record is not None and record.state is HolderState.FINISHED:
             self._drop(record, HolderEvent.ACKNOWLEDGED)

@@ -190,12 +190,13 @@ class Deliveries:
                     break  # Those behind were sent later.
                 continue
             record = self._held.get(key)
-            if record is None or record.outcome is None:
+            announced = None if record is None else record.announced
+            if record is None or announced is None:
                 del self._unacknowledged[key]
                 continue
             pending.delay_s = min(2 * pending.delay_s, self._limits.resend_max_s)
             pending.resend_at = now + pending.delay_s
-            overdue[key.owner].append(TaskResult(key.serial, record.token, record.outcome))
+            overdue[key.owner].append(TaskResult(key.serial, record.token, announced))
         return [
             (owner, Result(batch, None)) for owner, results in overdue.items() for batch in self._batches(results)
         ]

@@ -20,6 +20,7 @@ __all__ = [
     "Effect",
     "Enqueue",
     "Joined",
+    "Kept",
     "Passed",
     "Poisoned",
     "Prepare",
@@ -130,6 +131,21 @@ class Settle(Effect):
     handle: object
     outcome: Outcome
     holder: NodeId
+    hungry: bool = False
+    """Whether the holder has nothing left to do, and its `Surrender` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Effect):
+    """A lent task has ended with a large value, which stays with its holder until `Node.fetch` or `Node.release`.
+
+    Until then it may still be lost with its holder, and come home.
+    """
+
+    handle: object
+    serial: int
+    holder: NodeId
+    hungry: bool
 
 
 @dataclass(frozen=True, slots=True)

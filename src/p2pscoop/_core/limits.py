@@ -31,6 +31,10 @@ class Limits:
     assembly_max: int = 4 * 1024 * 1024 * 1024
     """All half-received messages of a node together."""
 
+    bulk_min: int = 1024 * 1024
+    """A value from this size on stays with the node that computed it until somebody wants it: 1 MiB takes as long
+    to copy as some ten continuations take to move."""
+
     # Counts.
     steal_batch_max: int = 64
     """Tasks in one grant. A steal costs about 0.3 ms; more tasks than this no longer amortise it better."""

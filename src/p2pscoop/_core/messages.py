@@ -35,6 +35,7 @@ __all__ = [
     "MESSAGES",
     "Accept",
     "Cancel",
+    "Fetch",
     "Grant",
     "Holding",
     "HoldingAck",
@@ -200,6 +201,15 @@ class ResultAck(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch(Message):
+    """The sender, their owner, wants the kept values of these of its tasks."""
+
+    KIND = 25
+    FIELDS = (SERIALS,)
+    serials: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Holding(Message):
     """Tasks of the recipient that the sender holds; renews their leases."""
 
@@ -261,6 +271,7 @@ MESSAGES: dict[int, type[Message]] = {
         Reject,
         Result,
         ResultAck,
+        Fetch,
         Holding,
         HoldingAck,
         Cancel,

@@ -39,6 +39,7 @@ from p2pscoop._core.membership import Change, ChangeKind, Membership
 from p2pscoop._core.messages import (
     Accept,
     Cancel,
+    Fetch,
     Grant,
     Holding,
     HoldingAck,
@@ -128,6 +129,7 @@ class Node:
             Reject: self._custodian.on_reject,
             Result: self._on_result,
             ResultAck: self._custodian.on_result_ack,
+            Fetch: self._custodian.on_fetch,
             Holding: self._custodian.on_holding,
             HoldingAck: self._custodian.on_holding_ack,
             Cancel: self._custodian.on_cancel,
@@ -278,7 +280,26 @@ class Node:
 
     def finish(self, now: float, key: TaskKey, outcome: Outcome) -> list[Effect]:
         """A task of another node ended."""
-        return self._custodian.finish(now, key, outcome)
+        return self._custodian.finish(now, key, outcome, leaving=self.leaving)
+
+    def fetch(self, serial: int) -> list[Effect]:
+        """The value of an own task, which its holder keeps, is wanted here: `Settle` follows, or `ComeHome`."""
+        return self._custodian.fetch(serial)
+
+    def release(self, serial: int) -> list[Effect]:
+        """Nobody wants the outcome of an own task any more."""
+        return self._custodian.release(serial)
+
+    def kept(self, key: TaskKey) -> Outcome | None:
+        """A value that this node keeps for its owner."""
+        record = self.held.get(key)
+        return record.outcome if record is not None and record.kept else None
+
+    def replace_handle(self, serial: int, handle: object) -> None:
+        """Know an own task that is elsewhere by another handle."""
+        record = self.owned.get(serial)
+        if record is not None:
+            record.handle = handle
 
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home ended here."""
@@ -300,10 +321,11 @@ class Node:
         """Answer a peer's question for counters."""
         return self._post.to(peer, Status(query, counters))
 
-    def leave(self) -> None:
-        """Take no more tasks. What is queued goes home with `give_back`, what runs is finished."""
+    def leave(self, now: float) -> list[Effect]:
+        """Take no more tasks, keep no values. What is queued goes home with `give_back`, what runs is finished."""
         self.leaving = True
         self._thief.found()
+        return self._custodian.hand_over(now, [record.key for record in self.held])
 
     def goodbye(self, reason: str, *, failed: bool = False) -> list[Effect]:
         """The last word to all peers."""
@@ -445,7 +467,7 @@ class Node:
     # --------------------------------------------------------------------------- handlers: custody
 
     def _on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
-        effects = self._custodian.on_result(sender, message)
+        effects = self._custodian.on_result(now, sender, message)
         if message.steal is not None:
             # Whoever owns the last task of a thief is the likeliest to have the next one, and soon.
             if not self.leaving:

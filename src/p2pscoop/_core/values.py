@@ -50,6 +50,8 @@ class OutcomeKind(IntEnum):
     VALUE = 0
     ERROR = 1
     CANCELLED = 2
+    KEPT = 3
+    """A large value, still with its holder: the payload is its size."""
 
 
 class Outcome(NamedTuple):

@@ -33,6 +33,7 @@ class Report:
     requeued: int = 0
     resumptions: int = 0
     migrated: int = 0
+    kept: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -116,6 +116,7 @@ class SimNode:
             fx.Enqueue: self._enqueue,
             fx.Withdraw: self._withdraw,
             fx.Settle: self._settle,
+            fx.Kept: self._kept,
             fx.ComeHome: self._come_home,
             fx.Poisoned: self._poisoned,
             fx.Joined: self._joined,
@@ -157,7 +158,7 @@ class SimNode:
 
     def _begin_leaving(self) -> None:
         self.leaving = True
-        self.node.leave()
+        self._apply(self.node.leave(self.now))
         self._drain()
 
     def _drain(self) -> None:
@@ -297,6 +298,14 @@ class SimNode:
         assert isinstance(task, Task)
         task.claim()  # If it came home meanwhile and is queued, it need not run.
         self._complete(task, int(effect.outcome.payload))
+
+    def _kept(self, effect: fx.Kept) -> None:
+        self.simulator.report.kept += 1
+        wanted_at = self.network.now + self.simulator.rng.expovariate(20.0)
+        self.network.at(wanted_at, lambda: self._when_hearing(lambda: self._fetch(effect.serial)))
+
+    def _fetch(self, serial: int) -> None:
+        self.carry_out(self.node.fetch(serial))
 
     def _poisoned(self, effect: fx.Poisoned) -> None:
         task = effect.handle

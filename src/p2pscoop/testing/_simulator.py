@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from p2pscoop._core.custody import OwnerState
 from p2pscoop._core.ids import NodeId, TaskKey
@@ -352,6 +353,8 @@ def run_seed(
     count = rng.randint(1, 8) if nodes is None else nodes
     coroutines = rng.random() < 0.5
     limits = rng.choice((Limits(), Limits(lease_s=3.0, tombstones_max=50), Limits(steal_batch_max=2, held_max=8)))
+    if rng.random() < 0.5:
+        limits = replace(limits, bulk_min=1)
     kind = GRAPHS[name]
     drawn = kind(seed=seed) if name in ("tree", "random") else kind()  # type: ignore[call-arg]
     simulator = Simulator(
