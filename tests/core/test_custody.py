@@ -179,6 +179,13 @@ def test_the_task_that_was_suspected_before_is_blamed_again(owner: OwnerLedger) 
     assert not owner.has_suspect(ANN)
 
 
+def test_what_had_ended_is_not_blamed(owner: OwnerLedger) -> None:
+    ended, running = lend(owner, accepted=True), lend(owner, accepted=True)
+    owner.on_kept(1.0, ANN, ended.serial, ended.token)
+    assert owner.lose_holder(ANN) == [ended, running]
+    assert (ended.suspected, running.suspected) == ((), (ANN,))
+
+
 def test_a_lease_that_ends_blames_nobody(owner: OwnerLedger) -> None:
     record = lend(owner, accepted=True)
     owner.expire(100.0)

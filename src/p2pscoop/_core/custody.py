@@ -222,7 +222,8 @@ class OwnerLedger:
             for record in self._records.values()
             if record.holder == holder and record.state is not OwnerState.HOME
         ]
-        for record in [record for record in lost if record.suspected] or lost:
+        unfinished = [record for record in lost if not record.kept]
+        for record in [record for record in unfinished if record.suspected] or unfinished:
             record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
 
