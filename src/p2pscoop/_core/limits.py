@@ -44,9 +44,9 @@ class Limits:
     """Tasks that a node accepts for others at a time; above it, grants are rejected."""
     members_max: int = 10_000
     """Peers that a node knows, dead ones included."""
-    deaths_max: int = 3
-    """So many nodes that died with it make a task poison, which is not run again. Fewer would blame a task for a
-    machine that fails; more would cost more nodes."""
+    deaths_max: int = 5
+    """So many nodes that died with it make a task poison, which is not run again. With 3, tasks that take as long
+    as a node lives under steady killing were blamed for it; more would cost more nodes."""
     early_steals_max: int = 256
     """Thieves that asked before they were introduced, and are answered when they are."""
     tombstones_max: int = 50_000
