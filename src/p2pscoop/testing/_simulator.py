@@ -355,6 +355,7 @@ def run_seed(
     limits = rng.choice((Limits(), Limits(lease_s=3.0, tombstones_max=50), Limits(steal_batch_max=2, held_max=8)))
     if rng.random() < 0.5:
         limits = replace(limits, bulk_min=1)
+    limits = replace(limits, deaths_max=rng.choice((3, limits.deaths_max)))
     kind = GRAPHS[name]
     drawn = kind(seed=seed) if name in ("tree", "random") else kind()  # type: ignore[call-arg]
     simulator = Simulator(
