@@ -9,7 +9,7 @@ from p2pscoop._core import effects as fx
 from p2pscoop._core.codec import Envelope
 from p2pscoop._core.ids import TaskKey
 from p2pscoop._core.limits import Limits
-from p2pscoop._core.messages import Message, NotMe, NoWork, Refuse, Result, ResultAck, Steal, Sync
+from p2pscoop._core.messages import Grant, Message, NotMe, NoWork, Refuse, Result, ResultAck, Steal, Sync
 from p2pscoop._core.node import Node
 from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec, SpecKind
 
@@ -104,11 +104,17 @@ def test_a_steal_that_overtook_its_senders_introduction_is_answered_after_it() -
     assert victim.sent()[-1] == NoWork(1)
 
 
-def test_early_steals_are_bounded() -> None:
+def test_early_steals_are_bounded_and_the_latest_count() -> None:
     victim = side(1, founder=True)
-    for number in range(2, 2 + 2 * Limits().early_steals_max):
-        victim.receive(side(number), Steal(1, 64, lifeline=False))
+    strangers = [side(number) for number in range(2, 2 + 2 * Limits().early_steals_max)]
+    for stranger in strangers:
+        victim.receive(stranger, Steal(1, 64, lifeline=False))
     assert len(victim.node._early_steals) == Limits().early_steals_max
+    for stranger, answered in ((strangers[0], 0), (strangers[-1], 1)):
+        row = stranger.node.membership.row(stranger.node.id)
+        assert row is not None
+        victim.receive(stranger, Sync((row,), answer=False))
+        assert len(victim.take(fx.Surrender)) == answered
 
 
 def test_a_task_goes_out_and_its_outcome_comes_back() -> None:
@@ -161,6 +167,20 @@ def test_a_continuation_is_handed_over_and_its_original_released() -> None:
     owner, thief = pair()
     lend(owner, thief, CONTINUATION)
     assert owner.take(fx.Released) == [fx.Released("handle")]
+
+
+def test_a_task_that_was_settled_while_it_was_pickled_is_not_lent() -> None:
+    """Its outcome came from an earlier holder; the rest of the grant must not suffer."""
+    owner, thief = pair()
+    key = lend(owner, thief)
+    owner.do(owner.node.peer_lost(0.0, thief.node.id))
+    owner.node.membership.arrive(thief.node.info)
+    owner.node.release(key.serial)
+    owner.sent()
+    owner.do(owner.node.give(0.0, thief.node.id, 1, [("late", key.serial, SPEC), ("other", None, SPEC)], []))
+    (grant,) = owner.sent()
+    assert isinstance(grant, Grant)
+    assert [task.serial for task in grant.tasks] == [key.serial + 1]
 
 
 def test_a_continuation_costs_the_messages_of_a_steal() -> None:

@@ -290,6 +290,8 @@ class Node:
             return self._give_up_giving(own, held)
         tasks: list[GrantedTask] = []
         for handle, serial, spec in own:
+            if serial is not None and self.owned.get(serial) is None:
+                continue  # Its outcome came from an earlier holder, while it was being pickled.
             lent = self.owned.lend(now, handle, serial, spec, thief)
             tasks.append(GrantedTask(self.id, lent.serial, lent.token, spec))
         for key, continuation in held:
@@ -525,8 +527,9 @@ class Node:
     def _on_steal(self, now: float, sender: NodeId, message: Steal) -> list[Effect]:
         if sender not in self.membership:
             # A stranger, to whom there is no address yet: its introduction was overtaken, or is lost.
-            if len(self._early_steals) < self.limits.early_steals_max:
-                self._early_steals[sender] = message
+            self._early_steals[sender] = message
+            if len(self._early_steals) > self.limits.early_steals_max:
+                del self._early_steals[next(iter(self._early_steals))]
             return []
         if message.lifeline and not self.leaving:
             self._waiting.add(now, sender, message.steal)
@@ -619,8 +622,9 @@ class Node:
         hungry = message.steal is not None
         acknowledged = []
         for result in message.results:
-            if result.outcome.kind is OutcomeKind.KEPT and self.owned.get(result.serial) is not None:
-                effects += self._on_kept(now, sender, result, hungry)
+            known = self.owned.get(result.serial)
+            if result.outcome.kind is OutcomeKind.KEPT and known is not None:
+                effects += self._on_kept(now, sender, result, hungry, news=not known.kept)
                 continue
             acknowledged.append(result.serial)
             lent = self.owned.settle(result.serial)
@@ -636,10 +640,10 @@ class Node:
             effects.append(Surrender(sender, message.steal, self.limits.steal_batch_max, answer=True))
         return effects
 
-    def _on_kept(self, now: float, sender: NodeId, result: TaskResult, hungry: bool) -> list[Effect]:
+    def _on_kept(
+        self, now: float, sender: NodeId, result: TaskResult, hungry: bool, *, news: bool
+    ) -> list[Effect]:
         """Not acknowledged: the holder says it again until the value is fetched or released."""
-        known = self.owned.get(result.serial)
-        news = known is not None and not known.kept
         record = self.owned.on_kept(now, sender, result.serial, result.token)
         if record is None:
             return []
