@@ -63,8 +63,6 @@ class Home:
         self._queued: dict[TaskKey, Guest] = {}
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
-        self.bytes_received = 0
-        """In outcomes."""
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -178,9 +176,12 @@ class Home:
 
     def encode(self, task: Future[Any], encoder: SpecEncoder, thief: NodeId) -> Spec:
         """See `Port`."""
-        if type(task._work) in (CoroutineType, Parcel):
+        work, args, kwargs = task._work, task._args, task._kwargs
+        if work is None:
+            raise PayloadError("its outcome came from an earlier holder")
+        if type(work) in (CoroutineType, Parcel):
             return self.migration.encode(task, thief)
-        return encoder.encode(task._work, task._args, task._kwargs, task_path(task))
+        return encoder.encode(work, args, kwargs, task_path(task))
 
     def serial_of(self, task: Future[Any]) -> int | None:
         """See `Port`."""
@@ -188,6 +189,8 @@ class Home:
 
     def refuse(self, task: Future[Any], error: PayloadError) -> None:
         """See `Port`. This node can run the task itself, so that is what it does."""
+        if task._work is None:
+            return
         if type(task._work) is CoroutineType:
             task._pinned = str(error)
             logger.debug("%s: %s goes on here: it %s", self.runtime.name, name_of(task._work), error)
@@ -205,7 +208,6 @@ class Home:
         if task is None:
             return
         task._arrived = outcome
-        self.bytes_received += len(outcome.payload)
         if hungry:
             # Before the home thread hears of it, or it would go on with them itself.
             self.migration.reserve(task, holder)

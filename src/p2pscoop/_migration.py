@@ -224,16 +224,16 @@ class Migration:
         from p2pscoop import _parcels
 
         try:
-            contents = _parcels.unpack(data, kept)
+            coroutine, extras = _parcels.unpack(data, kept)
         except RestoreRefused as error:
             return error
-        future._work = contents.coroutine
+        future._work = coroutine
         future._args = None
-        future._path = contents.path
-        future._spawned = contents.spawned
-        if contents.generator is not None:
-            future._generator = contents.generator
-        future._context = self._scheduler.context_with(contents.variables)
+        future._path = extras.path
+        future._spawned = extras.spawned
+        if extras.generator is not None:
+            future._generator = extras.generator
+        future._context = self._scheduler.context_with(extras.variables)
         return None
 
     def anchor(self, guest: Guest) -> bool:
@@ -276,7 +276,7 @@ class Migration:
                 self._runtime.hand_out(holder, count)
             return
         self._runtime.know_as(serial, future)
-        self._runtime.do(lambda _: self._runtime.node.fetch(serial))
+        self._fetch(serial)
 
     def fetch_all(self) -> None:
         """Bring all values here that other nodes keep for this one."""
@@ -285,7 +285,10 @@ class Migration:
         with self._lock:
             serials = [serial for serial, loose in self._elsewhere.items() if loose() is not None]
         for serial in serials:
-            self._runtime.do(lambda _, serial=serial: self._runtime.node.fetch(serial))  # type: ignore[misc]
+            self._fetch(serial)
+
+    def _fetch(self, serial: int) -> None:
+        self._runtime.do(lambda _: self._runtime.node.fetch(serial))
 
     def _release(self, serial: int) -> None:
         with self._lock:

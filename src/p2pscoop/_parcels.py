@@ -25,32 +25,21 @@ from p2pscoop.errors import NotPortable, RestoreRefused
 
 _KEY_SIZE = NODE_ID_SIZE + 8
 
-__all__ = ["Contents", "explain", "keys_of", "label", "pack", "unpack"]
+__all__ = ["Extras", "explain", "keys_of", "label", "pack", "unpack"]
 
 _MISSING = object()
 
 
-class _Extras(NamedTuple):
-    """What travels with the frames."""
-
-    path: bytes
-    spawned: int
-    generator: random.Random | None
-    variables: list[tuple[contextvars.ContextVar[Any], Any]]
-
-
-class Contents(NamedTuple):
-    """What was in a parcel.
+class Extras(NamedTuple):
+    """What travels with the frames of a task.
 
     Attributes:
-        coroutine: suspended where the original was.
         path: of the task.
         spawned: how many tasks it has spawned.
         generator: its own, if it has asked for it.
         variables: what it had set in its context.
     """
 
-    coroutine: Any
     path: bytes
     spawned: int
     generator: random.Random | None
@@ -64,7 +53,7 @@ def _value_kept_here(owner: NodeId, serial: int) -> Any:
 
 class _Pickler(_continuation.Pickler):
     def __init__(
-        self, file: Any, *, extras: _Extras, owner: NodeId, holder: NodeId, needs: list[Kept], **settings: Any
+        self, file: Any, *, extras: Extras, owner: NodeId, holder: NodeId, needs: list[Kept], **settings: Any
     ) -> None:
         super().__init__(file, **settings)
         self._extras = extras
@@ -87,7 +76,7 @@ class _Pickler(_continuation.Pickler):
 
 
 class _Unpickler(_continuation.Unpickler):
-    extras: _Extras
+    extras: Extras
 
     def __init__(self, file: Any, kept: Callable[[TaskKey], Future[Any]]) -> None:
         super().__init__(file)
@@ -123,7 +112,7 @@ def pack(
     """
     captured = _continuation.capture(task._work)
     changed = [item for item in task._context.items() if base.get(item[0], _MISSING) is not item[1]]
-    extras = _Extras(task_path(task), task._spawned, getattr(task, "_generator", None), changed)
+    extras = Extras(task_path(task), task._spawned, getattr(task, "_generator", None), changed)
     needs: list[Kept] = []
     try:
         data = captured.dumps(partial(_Pickler, extras=extras, owner=owner, holder=holder, needs=needs))
@@ -185,8 +174,8 @@ class _Trial(_continuation.Pickler):
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
 
-def unpack(data: bytes, kept: Callable[[TaskKey], Future[Any]]) -> Contents:
-    """Undo `pack`.
+def unpack(data: bytes, kept: Callable[[TaskKey], Future[Any]]) -> tuple[Any, Extras]:
+    """The coroutine, suspended where the original was, and what came with it.
 
     Args:
         data: the bytes.
@@ -202,4 +191,4 @@ def unpack(data: bytes, kept: Callable[[TaskKey], Future[Any]]) -> Contents:
         return unpicklers[0]
 
     coroutine = _continuation.restore(data, make)
-    return Contents(coroutine, *unpicklers[0].extras)
+    return coroutine, unpicklers[0].extras

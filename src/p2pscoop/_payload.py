@@ -110,7 +110,8 @@ _variable_names: dict[contextvars.ContextVar[Any], str] = {}
 
 def _reduce_variable(variable: contextvars.ContextVar[Any]) -> Any:
     for module_name, module in list(sys.modules.items()):
-        if module_name != "__main__" and getattr(module, variable.name, None) is variable:
+        # Not `getattr`: that runs what a module does to import its parts late.
+        if module_name != "__main__" and getattr(module, "__dict__", {}).get(variable.name) is variable:
             return getattr, (module, variable.name)
     unique = _variable_names.get(variable)
     if unique is None:

@@ -412,12 +412,14 @@ class Runtime:
             try:
                 data = self.transport.receive()
                 if data is not None:
-                    envelope = decode(data, self.limits)
-                    self.do(lambda now, envelope=envelope: self.node.receive(now, envelope))  # type: ignore[misc]
+                    self._receive(decode(data, self.limits))
             except RemoteProtocolError as error:
                 logger.warning("%s: dropped a message: %s", self.name, error)
             except Exception:
                 logger.exception("%s: the I/O thread goes on after an error", self.name)
+
+    def _receive(self, envelope: Envelope) -> None:
+        self.do(lambda now: self.node.receive(now, envelope))
 
     def _keep_loop(self) -> None:
         waiting = False
@@ -480,12 +482,15 @@ class Runtime:
                 continue  # The pump is next.
             self._disconnect(peer)
             if not peer.startswith(_SEED_PEER):
-                self.do(lambda now, peer=peer: self.node.peer_lost(now, peer))  # type: ignore[misc]
+                self._lose(peer)
         late = time.monotonic() - _CONNECT_TIMEOUT_S
         for peer, since in list(self._dialled.items()):
             if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
                 logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
                 self._events.append((peer, False))
+
+    def _lose(self, peer: NodeId) -> None:
+        self.do(lambda now: self.node.peer_lost(now, peer))
 
     def _on_link(self, peer: bytes, connected: bool) -> None:
         """In a thread of the transport's: only take note."""

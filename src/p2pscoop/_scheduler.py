@@ -237,9 +237,11 @@ class Scheduler:
         # Frames last: they cost ten times what a task costs that has not been started.
         while self.portable and len(own) < missing:
             try:
-                own.append(self.coroutines.popleft())
+                ready = self.coroutines.popleft()
             except IndexError:
                 break
+            if ready._state < DONE:  # Else its outcome came from elsewhere, after it had come home.
+                own.append(ready)
         return own, guests
 
     def call_soon(self, action: Callable[[], None]) -> None:
@@ -370,6 +372,8 @@ class Scheduler:
 
     def pin(self, future: Future[Any]) -> None:
         """A task that was taken does not pickle: it stays here (home thread)."""
+        if future._state >= DONE:
+            return
         future._state = QUEUED
         future._ticket = True
         self.pinned.append(future)

@@ -17,6 +17,7 @@ from tests.conftest import Script, eventually, nodes_of
 
 import p2pscoop
 from p2pscoop import _local, futures
+from p2pscoop._core.values import Outcome
 from p2pscoop._future import LENT, Future
 from p2pscoop._home import Home
 from p2pscoop.errors import RestoreRefused
@@ -348,14 +349,22 @@ def large(seconds: float = 0.05) -> bytes:
     return bytes(LARGE)
 
 
-def traffic() -> int:
+@pytest.fixture
+def traffic(two_nodes: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Bytes that this node has received in outcomes."""
-    hooks = _local.current().hooks
-    assert isinstance(hooks, Home)
-    return hooks.bytes_received
+    home = _local.current().hooks
+    assert isinstance(home, Home)
+    settle, sizes = home.settle, [0]
+
+    def counting(handle: object, outcome: Outcome, *rest: object) -> None:
+        sizes.append(len(outcome.payload))
+        settle(handle, outcome, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(home, "settle", counting)
+    return lambda: sum(sizes)
 
 
-def test_a_task_goes_to_a_large_value() -> None:
+def test_a_task_goes_to_a_large_value(traffic: Callable[[], int]) -> None:
     async def measuring() -> tuple[int, int]:
         value = await stolen(large)
         return len(value), where()
@@ -366,7 +375,7 @@ def test_a_task_goes_to_a_large_value() -> None:
     assert traffic() < LARGE / 10
 
 
-def test_a_large_value_that_is_wanted_comes() -> None:
+def test_a_large_value_that_is_wanted_comes(traffic: Callable[[], int]) -> None:
     future = stolen(large)
     assert len(future.result()) == LARGE  # type: ignore[arg-type]
     assert traffic() > LARGE
@@ -377,7 +386,7 @@ def test_a_large_value_that_is_wanted_comes() -> None:
     assert [len(value) for value in futures.map(large, [0.05] * 6)] == [LARGE] * 6
 
 
-def test_a_future_whose_value_is_elsewhere_is_done() -> None:
+def test_a_future_whose_value_is_elsewhere_is_done(traffic: Callable[[], int]) -> None:
     future = stolen(large)
     deadline = time.monotonic() + 20
     while not future.done():

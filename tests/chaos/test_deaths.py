@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 
 import pytest
+from benchmarks.exits import PROGRAM
 from tests.conftest import TIMEOUT_S, Script, eventually, nodes_of
 
 from p2pscoop import Executor, futures
@@ -244,28 +245,10 @@ def test_a_dead_origin_takes_its_cluster_along(script: WriteScript) -> None:
     assert nodes_of() == []
 
 
-EXIT_PROGRAM = """
-    import sys
-    from p2pscoop import Executor, futures
-    kind = int(sys.argv[1]) % 4
-    if kind == 0:
-        assert list(futures.map(abs, range(50))) == list(range(50))
-    elif kind == 1:
-        futures.submit(abs, 1)
-    elif kind == 2:
-        with Executor(1) as executor:
-            assert executor.submit(abs, -1).result() == 1
-    else:
-        executor = Executor(1)
-        executor.submit(abs, -1)
-        futures.submit(abs, -1).result()
-"""
-
-
 def test_exits_are_clean(script: WriteScript) -> None:
     """The full count is `python -m benchmarks.exits`."""
-    program = script(EXIT_PROGRAM)
-    for number in range(24):
+    program = script(PROGRAM)
+    for number in range(30):
         nodes = 2 if number % 3 == 0 else None
         result = program.run(str(number), nodes=nodes, env={"P2PSCOOP_NODES": "2"})
         assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), number

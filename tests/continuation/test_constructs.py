@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Coroutine
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import REPOSITORY
 from tests.continuation.constructs import PINNED, TRAVELS, Make, table
-from tests.continuation.world import LOG, compare, emit, move, tick
+from tests.continuation.world import LOG, compare, tick
 
 from p2pscoop import continuation
 from p2pscoop._continuation import capture, husks, restore
@@ -66,7 +63,7 @@ def test_random_programs_move_at_every_suspension() -> None:
         seed += 1
 
 
-def test_the_analysis_has_no_inner_errors(tmp_path: Path) -> None:
+def test_the_analysis_has_no_inner_errors() -> None:
     source = Path(os.__file__).parent
     assert survey([str(source / "asyncio"), str(source / "email"), str(REPOSITORY / "src"), "--max", "6000"]) == 0
 
@@ -147,36 +144,6 @@ def test_every_damaged_byte_is_noticed_before_anything_runs() -> None:
     assert husks() == kept
 
 
-def test_a_payload_of_another_python_is_named() -> None:
-    coroutine = started()
-    data = bytearray(continuation.dumps(coroutine))
-    coroutine.close()
-    data[5] ^= 1
-    with pytest.raises(RestoreRefused, match="from another Python: magic number"):
-        continuation.loads(bytes(data))
-
-
-def test_other_code_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    coroutine = started()
-    data = continuation.dumps(coroutine)
-    coroutine.close()
-
-    async def other(count: int) -> int:
-        return count + await tick()
-
-    monkeypatch.setattr(sys.modules[__name__], "adding", other)
-    with pytest.raises(RestoreRefused, match="adding"):
-        continuation.loads(data)
-
-
-def test_a_pickle_that_is_no_continuation_is_refused() -> None:
-    from p2pscoop._continuation.envelope import close
-
-    for body in (b"", b"not a pickle", b"I1\n."):
-        with pytest.raises(RestoreRefused):
-            continuation.loads(close(body))
-
-
 async def nested(depth: int) -> int:
     return await tick(0) if depth == 0 else 1 + await nested(depth - 1)
 
@@ -199,61 +166,3 @@ def recursion_limit() -> Any:
     sys.setrecursionlimit(15_000)
     yield 15_000
     sys.setrecursionlimit(before)
-
-
-def test_discarding_runs_nothing_of_the_original() -> None:
-    async def guarded() -> int:
-        try:
-            return await tick(1)
-        except BaseException:
-            emit("except")
-            raise
-        finally:
-            emit("finally")
-
-    coroutine = guarded()
-    coroutine.send(None)
-    del LOG[:]
-    kept = husks()
-    copy = move(coroutine)
-    del coroutine
-    assert LOG == []
-    assert result_of(copy) == 1
-    assert LOG == [("'finally'",)]
-    assert husks() == kept
-
-
-# --------------------------------------------------------------------------------- other interpreters
-
-
-def interpreters() -> list[str]:
-    """The other versions that are supported and installed, as paths."""
-    found = []
-    for version in ("3.11", "3.12", "3.13"):
-        if sys.version_info[:2] != tuple(map(int, version.split("."))):
-            found += sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))[-1:]
-    return found
-
-
-@pytest.mark.parametrize(
-    "python", interpreters() or [""], ids=lambda path: path.split("/")[-3] if path else "none"
-)
-def test_on_other_interpreters(python: str, tmp_path: Path) -> None:
-    if not python:
-        pytest.skip("NOT TESTED: no other supported Python is installed here")
-    spec = PathFinder.find_spec("cloudpickle")
-    assert spec is not None
-    assert spec.origin is not None
-    # cloudpickle is pure Python, and all that the package needs.
-    (tmp_path / "cloudpickle").symlink_to(Path(spec.origin).parent)
-    path = os.pathsep.join((str(REPOSITORY / "src"), str(REPOSITORY), str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    for module, *arguments in (
-        ("tests.continuation.constructs",),
-        ("p2pscoop._continuation.fuzz", "--count", "500"),
-    ):
-        done = subprocess.run(
-            [python, "-m", module, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, json.dumps([done.stdout[-2000:], done.stderr[-2000:]])
-        assert "0 failures" in done.stdout or "0 differences" in done.stdout

@@ -43,21 +43,24 @@ def libraries(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("version", INTERPRETERS)
-def test_code_that_goes_by_name_on_every_interpreter(version: str, libraries: str) -> None:
+def test_the_matrix_and_random_programs_on_every_interpreter(version: str, libraries: str) -> None:
     python = interpreter(version)
     if python is None:
         pytest.skip(f"this machine has no Python {version}: its continuations are not tested here")
-    command = ["-c", "from tests.continuation import constructs; raise SystemExit(constructs.main())"]
+    # Not as `__main__`: here their code goes by name.
+    matrix = "from tests.continuation import constructs; raise SystemExit(constructs.main())"
+    random_programs = ("-m", "p2pscoop._continuation.fuzz", "--seed", "50", "--count", "700")
     environment = {**os.environ, "PYTHONPATH": libraries, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [python, "-W", "error::RuntimeWarning", *command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    for command in (("-c", matrix), random_programs):
+        done = subprocess.run(
+            [python, "-W", "error::RuntimeWarning", "-W", "ignore::SyntaxWarning", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
 def test_the_fuzzer_tells_a_difference(

@@ -202,13 +202,13 @@ def test_an_early_steal_is_answered_after_the_introduction() -> None:
     assert effects == [Arrived(bob), Surrender(bob.id, 4, 8, answer=True)]
 
 
-def test_early_steals_are_bounded() -> None:
+def test_early_steals_are_bounded_and_the_latest_count() -> None:
     ann = new_node("ann", replace(LIMITS, early_steals_max=1), founder=True)
     for name in ("bob", "eve"):
         ann.receive(0.0, Envelope(info(name).id, ann.id, Steal(1, 8, False)))
     rows = tuple(MemberEntry(info(name), MemberState.ALIVE, 0) for name in ("bob", "eve"))
     effects = ann.receive(0.1, Envelope(info("eve").id, ann.id, Sync(rows, answer=False)))
-    assert [effect.thief for effect in effects if isinstance(effect, Surrender)] == [info("bob").id]
+    assert [effect.thief for effect in effects if isinstance(effect, Surrender)] == [info("eve").id]
 
 
 # ----------------------------------------------------------------------------------------- membership
@@ -325,6 +325,17 @@ def test_a_thief_that_vanished_gets_nothing(pair: Cluster) -> None:
     pair.do("ann", lambda node: node.receive(0.0, Envelope(info("eve").id, node.id, Steal(1, 8, False))))
     effects = pair["ann"].give(0.0, info("eve").id, 1, [("handle", 3, SPEC)], [(key, None)])
     assert effects == [ComeHome("handle", 3), Enqueue(((key, SPEC),))]
+
+
+def test_a_task_that_was_settled_while_it_was_pickled_is_not_lent(pair: Cluster) -> None:
+    """Its outcome came from an earlier holder; the rest of the grant must not suffer."""
+    key = pair.lend("ann", "bob")
+    pair["ann"].release(key.serial)
+    pair.mail.clear()
+    pair.give("ann", "bob", own=[("late", key.serial, SPEC), ("other", None, SPEC)])
+    (_, envelope) = pair.mail[0]
+    assert isinstance(envelope.message, Grant)
+    assert [task.serial for task in envelope.message.tasks] == [key.serial + 1]
 
 
 def test_what_a_lost_node_had_is_run_again(pair: Cluster) -> None:

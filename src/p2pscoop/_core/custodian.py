@@ -140,6 +140,8 @@ class Custodian:
         own, held, effects = self._part_suspects(thief, own, held)
         tasks: list[GrantedTask] = []
         for handle, serial, spec in own:
+            if serial is not None and self.owned.get(serial) is None:
+                continue  # Its outcome came from an earlier holder, while it was being pickled.
             lent = self.owned.lend(now, handle, serial, spec, thief)
             tasks.append(GrantedTask(self._me, lent.serial, lent.token, spec))
         for key, continuation in held:
@@ -300,8 +302,9 @@ class Custodian:
         hungry = message.steal is not None
         acknowledged = []
         for result in message.results:
-            if result.outcome.kind is OutcomeKind.KEPT and self.owned.get(result.serial) is not None:
-                effects += self._on_kept(now, sender, result, hungry)
+            known = self.owned.get(result.serial)
+            if result.outcome.kind is OutcomeKind.KEPT and known is not None:
+                effects += self._on_kept(now, sender, result, hungry, news=not known.kept)
                 continue
             acknowledged.append(result.serial)
             lent = self.owned.settle(result.serial)
@@ -312,10 +315,10 @@ class Custodian:
             effects += self._post.to(sender, ResultAck(tuple(acknowledged)))
         return effects
 
-    def _on_kept(self, now: float, sender: NodeId, result: TaskResult, hungry: bool) -> list[Effect]:
+    def _on_kept(
+        self, now: float, sender: NodeId, result: TaskResult, hungry: bool, *, news: bool
+    ) -> list[Effect]:
         """Not acknowledged: the holder says it again until the value is fetched or released."""
-        known = self.owned.get(result.serial)
-        news = known is not None and not known.kept
         record = self.owned.on_kept(now, sender, result.serial, result.token)
         if record is None:
             return []

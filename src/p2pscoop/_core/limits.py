@@ -32,8 +32,8 @@ class Limits:
     """All half-received messages of a node together."""
 
     bulk_min: int = 1024 * 1024
-    """A value from this size on stays with the node that computed it until somebody wants it: 1 MiB takes as long
-    to copy as some ten continuations take to move."""
+    """A value from this size on stays with the node that computed it until somebody wants it: a continuation that
+    goes there instead has a few hundred bytes."""
 
     # Counts.
     steal_batch_max: int = 64

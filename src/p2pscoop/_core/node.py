@@ -436,8 +436,9 @@ class Node:
     def _on_steal(self, now: float, sender: NodeId, message: Steal) -> list[Effect]:
         if sender not in self.membership:
             # A stranger, to whom there is no address yet: its introduction was overtaken, or is lost.
-            if len(self._early_steals) < self.limits.early_steals_max:
-                self._early_steals[sender] = message
+            self._early_steals[sender] = message
+            if len(self._early_steals) > self.limits.early_steals_max:
+                del self._early_steals[next(iter(self._early_steals))]
             return []
         if message.lifeline and not self.leaving:
             self._waiting.add(now, sender, message.steal)
