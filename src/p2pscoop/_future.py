@@ -245,19 +245,29 @@ class Future(Generic[T]):
         return self._state in (RUNNING, LENT) and not hasattr(self, "_kept")
 
     def cancelled(self) -> bool:
-        """Whether the task was cancelled before it started."""
+        """Whether the task was cancelled."""
         return self._state == CANCELLED
 
-    def cancel(self) -> bool:
+    def cancel(self, *, running: bool = False) -> bool:
         """Cancel the task if nobody has started it and it has not left this node.
 
+        Args:
+            running: whether to cancel it as well if it has been started, here or elsewhere, together with the
+                tasks that it has spawned. It is interrupted by `TaskCancelled`, wherever it waits; on another node
+                also in the middle of Python code, and if it has not ended some seconds later, that node is
+                replaced.
+
         Returns:
-            Whether the task is cancelled.
+            Whether the task is cancelled, or is about to be: here it may first have `finally` blocks to run.
         """
         if self._state <= QUEUED:
             self._scheduler.check_thread()
             if self._state == WAITING or self.claim():
                 self._scheduler.end(self, CANCELLED, None)
+        if running and QUEUED < self._state < DONE and not hasattr(self, "_kept"):
+            self._scheduler.check_thread()
+            self._scheduler.interrupt(self)
+            return True
         return self._state == CANCELLED
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import Future, Parcel, make_future, name_of
+from p2pscoop._future import CANCELLED, LENT, Future, Parcel, make_future, name_of
 from p2pscoop._migration import Handle, Migration, task_of
 from p2pscoop._payload import (
     SpecEncoder,
@@ -43,6 +43,7 @@ class Home:
         on_refused: called (in the home thread) with the reason if the cluster does not want this node.
         on_alone: called (in the home thread) when no origin is left.
         on_broken: called (in the home thread) when the program's initializer raised here.
+        on_cancelled: called (in any thread) with a guest that runs and need not run any further.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Home:
         on_refused: Callable[[str], None] | None = None,
         on_alone: Callable[[], None] | None = None,
         on_broken: Callable[[str], None] | None = None,
+        on_cancelled: Callable[[Future[Any]], None] | None = None,
     ) -> None:
         self.runtime: Runtime
         self.scheduler = Scheduler(self, path=path, interruptible=interruptible)
@@ -60,6 +62,9 @@ class Home:
         self._on_refused = on_refused
         self._on_alone = on_alone
         self._on_broken = on_broken
+        self._on_cancelled = on_cancelled
+        self._hosted: dict[TaskKey, Future[Any]] = {}
+        """Guests that were started."""
         self._queued: dict[TaskKey, Guest] = {}
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
@@ -113,6 +118,7 @@ class Home:
 
     def _host(self, future: Future[Any], key: TaskKey, name: str) -> Future[Any]:
         future._key = key
+        self._hosted[key] = future
         future.claim()
         future.add_waiter(partial(self._finish, key, name))
         return future
@@ -130,6 +136,7 @@ class Home:
         self.migration.fetch_all()
 
     def _finish(self, key: TaskKey, name: str, future: Future[Any]) -> None:
+        self._hosted.pop(key, None)
         limits = self.runtime.limits
         outcome = encode_future(future, name, self._where, limits.message_max - limits.header_max)
         self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
@@ -137,6 +144,17 @@ class Home:
     @property
     def _where(self) -> str:
         return f"node {self.runtime.name} (pid {os.getpid()})"
+
+    def lent(self) -> list[Future[Any]]:
+        """See `Hooks`."""
+        tasks = map(task_of, self.runtime.handles())
+        return [task for task in tasks if task is not None and task._state == LENT]
+
+    def cancel(self, task: Future[Any]) -> None:
+        """See `Hooks`."""
+        self.scheduler.end(task, CANCELLED, None)
+        self.migration.settled(task)
+        self.runtime.cancel(lambda handle: task_of(handle) is task)
 
     def settled_at_home(self, serial: int) -> None:
         """See `Hooks`."""
@@ -248,6 +266,7 @@ class Home:
 
     def passed(self, key: TaskKey) -> None:
         """See `Port`."""
+        self._hosted.pop(key, None)
         self.migration.passed(key)
 
     def enqueue(self, guests: Sequence[Guest]) -> None:
@@ -275,6 +294,19 @@ class Home:
             guest = self._queued.pop(key, None)
             if guest is not None:
                 guest.claim()
+
+    def interrupt(self, keys: Sequence[TaskKey]) -> None:
+        """See `Port`."""
+        for key in keys:
+            guest = self._hosted.get(key)
+            if guest is not None:
+                self.scheduler.call_soon(partial(self.scheduler.interrupt, guest))
+                if self._on_cancelled is not None:
+                    self._on_cancelled(guest)
+
+    def hosts(self, guest: Future[Any]) -> bool:
+        """Whether a guest is still here, and has not ended. Any thread."""
+        return self._hosted.get(guest._key) is guest
 
     def counters(self) -> dict[str, int]:
         """See `Port`."""

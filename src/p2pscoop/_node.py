@@ -13,11 +13,13 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from p2pscoop import _local, _machine
+from p2pscoop._future import Future, name_of
 from p2pscoop._home import Home
-from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, NodeConfig
+from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
+from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._runtime import Runtime
 from p2pscoop.errors import ConfigurationError, StartError
 
@@ -51,7 +53,9 @@ class _Process:
             on_refused=self._on_refused,
             on_alone=lambda: self._end(EXIT_LEFT, "the program has ended"),
             on_broken=self._on_broken,
+            on_cancelled=lambda task: self._pursuit.begin(task),
         )
+        self._pursuit = Pursuit(self.home.scheduler, self.home.hosts, self._give_way)
 
     def run(self, tether: IO[bytes]) -> int:
         config, home = self._config, self.home
@@ -100,6 +104,18 @@ class _Process:
 
     def _on_broken(self, reason: str) -> None:
         self._end(EXIT_FAILED, reason)
+
+    def _give_way(self, task: Future[Any]) -> None:
+        """A cancelled task does not end. Another node shall take this one's place; what it held is run again."""
+        logger.warning(
+            "%s: %s was cancelled and did not end within %.0f s: this node is replaced",
+            self._config.name,
+            name_of(task._work),
+            GRACE_S,
+        )
+        self.home.give_back()
+        self.home.runtime.stop("a cancelled task did not end")
+        _exit(EXIT_REPLACED)
 
     def _watch(self, tether: IO[bytes]) -> None:
         """Body of the thread that holds the supervisor's end of the tether."""

@@ -226,6 +226,9 @@ class Pool:
     def withdraw(self, keys: Sequence[TaskKey]) -> None:
         """See `Port`. Never happens, as `enqueue`."""
 
+    def interrupt(self, keys: Sequence[TaskKey]) -> None:
+        """See `Port`. Never happens, as `enqueue`."""
+
     def counters(self) -> dict[str, int]:
         """See `Port`."""
         return {}

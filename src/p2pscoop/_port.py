@@ -93,6 +93,10 @@ class Port(Protocol):
         """Guests that need not be run any more."""
         ...
 
+    def interrupt(self, keys: Sequence[TaskKey]) -> None:
+        """Guests that run, and need not run any further."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """Counters to be reported with those of the core."""
         ...

@@ -13,6 +13,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_LEFT",
     "EXIT_REFUSED",
+    "EXIT_REPLACED",
     "ORIGIN_NAME",
     "ORIGIN_SOCKET",
     "ORIGIN_VARIABLE",
@@ -27,6 +28,8 @@ EXIT_REFUSED = 69
 """The cluster did not let it in."""
 EXIT_FAILED = 70
 """It cannot do its work: the initializer raised, or it cannot listen."""
+EXIT_REPLACED = 75
+"""A task in it did not end when it was cancelled: start another node."""
 
 ORIGIN_NAME = "origin"
 ORIGIN_SOCKET = "origin.ipc"

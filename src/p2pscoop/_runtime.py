@@ -161,6 +161,7 @@ class Runtime:
             fx.Surrender: lambda effect: lambda: self._surrender(effect),
             fx.Enqueue: lambda effect: port.enqueue([Guest(key, spec) for key, spec in effect.tasks]),
             fx.Withdraw: lambda effect: port.withdraw(effect.keys),
+            fx.Interrupt: lambda effect: lambda: port.interrupt(effect.keys),
             fx.Settle: lambda effect: (
                 lambda: port.settle(effect.handle, effect.outcome, effect.holder, effect.hungry)
             ),
@@ -248,6 +249,20 @@ class Runtime:
         """An own task that is elsewhere gets another handle."""
         with self._lock:
             self.node.replace_handle(serial, handle)
+
+    def handles(self) -> list[Any]:
+        """Of the own tasks that are elsewhere, or were."""
+        with self._lock:
+            return [record.handle for record in self.node.owned]
+
+    def cancel(self, is_wanted: Callable[[Any], bool]) -> None:
+        """Cancel own tasks that are elsewhere, even if they run; told by their handles."""
+
+        def cancel(_: float) -> list[fx.Effect]:
+            serials = [record.serial for record in self.node.owned if is_wanted(record.handle)]
+            return [effect for serial in serials for effect in self.node.cancel(serial, stop=True)]
+
+        self.do(cancel)
 
     def size(self) -> int:
         """How many nodes run tasks, as far as this one knows; itself included if it does."""

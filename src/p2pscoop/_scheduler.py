@@ -55,7 +55,7 @@ from p2pscoop._future import (
     make_future,
     name_of,
 )
-from p2pscoop.errors import ShutdownError, TaskExitError, TaskInterruptError, WrongThreadError
+from p2pscoop.errors import ShutdownError, TaskCancelled, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
     from p2pscoop._port import Guest
@@ -84,6 +84,7 @@ class Strand:
         "task",
         "timer",
         "waiting",
+        "wound",
     )
 
     def __init__(self, scheduler: Scheduler, body: Any) -> None:
@@ -94,6 +95,8 @@ class Strand:
         self.depth = 0
         self.task: Future[Any] = scheduler.root_task
         self.waiting = False
+        self.wound: BaseException | None = None
+        """What its frames get instead of going on."""
         self.timer = 0
 
     def wake(self, _: object = None) -> None:
@@ -131,6 +134,12 @@ class Hooks(Protocol):
 
     def fetch_all(self) -> None:
         """Bring all values here that other nodes keep for this one."""
+
+    def lent(self) -> list[Future[Any]]:
+        """Own tasks that are elsewhere."""
+
+    def cancel(self, task: Future[Any]) -> None:
+        """Cancel a task that is elsewhere, or on its way, even if it runs there."""
 
     def settled_at_home(self, serial: int) -> None:
         """A task that had been lent and came home has ended here."""
@@ -184,6 +193,8 @@ class Scheduler:
         """Blocked strands with tasks in their deques, in the order in which they blocked."""
         self.pinned: deque[Future[Any]] = deque()
         """Tasks that cannot leave this node, because they do not pickle."""
+        self.wounds: dict[Future[Any], BaseException] = {}
+        """What suspended coroutine tasks get instead of going on."""
         self.stuck: deque[Future[Any]] = deque()
         """Suspended coroutine tasks that can go on, but not elsewhere."""
         self.inbox: deque[Guest] = deque()
@@ -334,6 +345,8 @@ class Scheduler:
             interrupt = TaskInterruptError(f"{name_of(future._work)} raised KeyboardInterrupt")
             interrupt.__cause__ = error
             self.end(future, FAILED, interrupt)
+        elif isinstance(error, TaskCancelled):
+            self.end(future, CANCELLED, None)
         else:
             self.end(future, FAILED, error)
             if isinstance(error, (KeyboardInterrupt, GreenletExit)):
@@ -379,6 +392,52 @@ class Scheduler:
     def _settled_at_home(self, future: Future[Any]) -> None:
         self.hooks.settled_at_home(future._serial)
 
+    # ----------------------------------------------------------------------------------- cancellation
+
+    def interrupt(self, task: Future[Any]) -> None:
+        """Cancel a started task, and what it has spawned (home thread)."""
+        for each in self._descendants(task):
+            if each._state == LENT:
+                self.hooks.cancel(each)
+            elif not each.cancel():
+                self._wound(each)
+        if self.runs(task):
+            raise TaskCancelled
+
+    def runs(self, task: Future[Any]) -> bool:
+        """Whether the running frame belongs to this task, or to one that it has spawned."""
+        return _is_in(task, self.task)
+
+    def _descendants(self, task: Future[Any]) -> list[Future[Any]]:
+        """A task and what it has spawned, as far as that is queued, lent or waits; the task first.
+
+        What else it has spawned waits for one of these, and gets its `CancelledError`.
+        """
+        strands = self._all_strands()
+        known = [each for strand in strands for each in strand.deque]
+        known += [strand.task for strand in self._blocked]
+        known += [*self.coroutines, *self.stuck, *self.pinned, *self.hooks.lent()]
+        spawned = dict.fromkeys(each for each in known if each is not task and _is_in(task, each))
+        return [task, *spawned]
+
+    def _wound(self, task: Future[Any]) -> None:
+        """Have a started task go on with an exception, if it waits here."""
+        for strand in self._blocked:
+            if _is_in(task, strand.task):
+                strand.wound = TaskCancelled()
+                strand.wake()
+        if type(task._work) is not CoroutineType:
+            return
+        if not task.claim():
+            # It runs, or it is ready to go on.
+            try:
+                self.coroutines.remove(task)
+            except ValueError:
+                return
+        self.wounds[task] = TaskCancelled()
+        task._pinned = "is cancelled"
+        self.stuck.append(task)
+
     # ------------------------------------------------------------------------------------- coroutines
 
     def go_on_with(self, future: Future[Any], value: Any) -> None:
@@ -408,7 +467,7 @@ class Scheduler:
         self.task = future
         self.depth = depth + 1
         run = future._context.run
-        error: BaseException | None = None
+        error = self.wounds.pop(future, None) if self.wounds else None
         try:
             while True:
                 if error is None:
@@ -480,6 +539,9 @@ class Scheduler:
             heapq.heappush(self._timers, (deadline, strand.timer, strand))
         self._blocked.add(strand)
         self._switch(strand, self._spare.pop().greenlet if self._spare else self._hub)
+        if strand.wound is not None:
+            wound, strand.wound = strand.wound, None
+            raise wound
         return deadline is None or time.monotonic() < deadline
 
     def poll(self) -> None:
@@ -677,3 +739,10 @@ class Scheduler:
             _, number, strand = heapq.heappop(self._timers)
             if strand.timer == number:
                 strand.wake()
+
+
+def _is_in(task: Future[Any], each: Future[Any] | None) -> bool:
+    """Whether a task is this one, or one that it has spawned, at any depth."""
+    while each is not None and each is not task:
+        each = each._parent
+    return each is task

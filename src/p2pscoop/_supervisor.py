@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from p2pscoop import _machine
-from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, NodeConfig
+from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
 
 __all__ = ["LEAVE_GRACE_S", "Supervisor", "python_command", "spawn_supervisor"]
 
@@ -206,6 +206,9 @@ class Supervisor:
         if self._leaving or code in (EXIT_LEFT, EXIT_REFUSED, EXIT_FAILED):
             self._children.remove(child)
             self.post_exit(code)
+            return
+        if code == EXIT_REPLACED:
+            self._start(child)
             return
         early = time.monotonic() - child.started_at < _STABLE_S
         child.early_deaths = child.early_deaths + 1 if early else 0

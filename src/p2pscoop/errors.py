@@ -48,6 +48,7 @@ __all__ = [
     "RestoreRefused",
     "ShutdownError",
     "StartError",
+    "TaskCancelled",
     "TaskError",
     "TaskExitError",
     "TaskInterruptError",
@@ -169,6 +170,16 @@ class PoisonTaskError(TaskError, BrokenExecutor):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a task that is cancelled while it runs: by `Future.cancel(running=True)`.
+
+    In a coroutine it comes out of the `await` that the task waits in, in a plain function out of `result()` and
+    the like, or out of whatever Python code it runs. It is no `Exception`, so that `except Exception` does not
+    stop it, as with `asyncio.CancelledError`. Tasks clean up in `finally` blocks. Whoever waits for the task gets
+    a `concurrent.futures.CancelledError` instead.
+    """
 
 
 class InitializerError(P2PScoopError, BrokenExecutor):

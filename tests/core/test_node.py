@@ -16,6 +16,7 @@ from p2pscoop._core.effects import (
     Disconnect,
     Effect,
     Enqueue,
+    Interrupt,
     Joined,
     Passed,
     Poisoned,
@@ -517,6 +518,36 @@ def test_cancelled_before_it_was_started(pair: Cluster) -> None:
     assert pair["ann"].cancel(0) == []
     assert pair.deliver(Cancel) == [Withdraw((key,))]
     assert pair["bob"].quiescent
+
+
+def test_a_running_task_is_interrupted_and_its_outcome_dropped(pair: Cluster) -> None:
+    key = pair.lend("ann", "bob")
+    pair["bob"].begin(key)
+    pair.do("ann", lambda node: node.cancel(0, stop=True))
+    assert pair.deliver(Cancel) == [Interrupt((key,))]
+    assert pair["bob"].finish(1.0, key, Outcome(OutcomeKind.CANCELLED, b"")) == []
+    assert pair["bob"].quiescent
+    assert pair["ann"].quiescent
+
+
+def test_a_cancelled_task_is_interrupted_wherever_it_turns_up(three: Cluster) -> None:
+    """It was passed on meanwhile, and its owner did not know yet."""
+    key = three.lend("ann", "bob")
+    three.give("bob", "eve", held=[(key, None)])
+    three.do("ann", lambda node: node.cancel(0, stop=True))
+    three.deliver(Grant)
+    three["eve"].begin(key)
+    assert three.deliver(Cancel) == [], "bob has it no more"
+    three.deliver(Holding)
+    three.deliver(HoldingAck)
+    assert three.deliver(Cancel) == [Interrupt((key,))]
+
+
+def test_a_node_that_says_goodbye_was_not_killed_by_what_it_had(pair: Cluster) -> None:
+    pair.lend("ann", "bob")
+    pair.do("bob", lambda node: node.goodbye("a cancelled task did not end"))
+    pair.deliver(Leaving)
+    assert [record.suspected for record in pair["ann"].owned] == [()]
 
 
 def test_an_owner_that_is_gone_gets_nothing_run(pair: Cluster) -> None:

@@ -17,6 +17,7 @@ from p2pscoop._core.effects import (
     ComeHome,
     Effect,
     Enqueue,
+    Interrupt,
     Kept,
     Passed,
     Poisoned,
@@ -104,6 +105,8 @@ class Custodian:
         self._membership = membership
         self._counters = counters
         self._limits = limits
+        self._stopped: dict[int, None] = {}
+        """Serials of cancelled tasks that may still run somewhere."""
         self.owned = OwnerLedger(self._me, limits.lease_s)
         self.held = HolderLedger(limits.tombstones_max)
         self.deliveries = Deliveries(self._me, self.owned, self.held, limits)
@@ -213,13 +216,17 @@ class Custodian:
         records = [self.held.unkeep(key) for key in keys]
         return [effect for record in records if record is not None for effect in self._deliver(now, record)]
 
-    def cancel(self, serial: int) -> list[Effect]:
-        """A lent task is not wanted any more; its holder need not start it."""
-        record = self.owned.get(serial)
+    def cancel(self, serial: int, *, stop: bool) -> list[Effect]:
+        """A lent task is not wanted any more; its holder need not start it, or is to interrupt it."""
+        record = self.owned.settle(serial)
         if record is None:
             return []
-        self.owned.settle(serial)
-        return [] if record.holder == self._me else self._post.to(record.holder, Cancel((serial,)))
+        if stop:
+            # Until its holder has heard of it, or whoever that one passed it on to.
+            self._stopped[serial] = None
+            if len(self._stopped) > self._limits.stopped_max:
+                del self._stopped[next(iter(self._stopped))]
+        return [] if record.holder == self._me else self._post.to(record.holder, Cancel((serial,), stop))
 
     # -------------------------------------------------------------------------------------- messages
 
@@ -351,7 +358,10 @@ class Custodian:
         mine = (entry for entry in message.entries if entry.owner == self._me)
         obsolete, released = self.owned.on_holding(now, sender, mine)
         effects: list[Effect] = [Released(lent.handle) for lent in released]
-        return effects + (self._post.to(sender, HoldingAck(obsolete)) if obsolete else [])
+        if obsolete:
+            effects += self._post.to(sender, HoldingAck(obsolete))
+        stopped = tuple(entry.serial for entry in obsolete if entry.serial in self._stopped)
+        return effects + (self._post.to(sender, Cancel(stopped, stop=True)) if stopped else [])
 
     def on_holding_ack(self, _: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
         """An owner's verdict on what this node has."""
@@ -365,16 +375,19 @@ class Custodian:
 
     def on_cancel(self, _: float, sender: NodeId, message: Cancel) -> list[Effect]:
         """An owner does not want tasks any more."""
-        dropped = []
+        dropped, running = [], []
         for serial in message.serials:
-            record = self.held.cancel(TaskKey(sender, serial))
-            if record is not None:
-                dropped.append(record.key)
-        return [Withdraw(tuple(dropped))] if dropped else []
+            key = TaskKey(sender, serial)
+            if self.held.cancel(key) is not None:
+                dropped.append(key)
+            elif message.stop and self.held.stop(key) is not None:
+                running.append(key)
+        effects: list[Effect] = [Withdraw(tuple(dropped))] if dropped else []
+        return [*effects, Interrupt(tuple(running))] if running else effects
 
     # ------------------------------------------------------------------------------- losses and time
 
-    def lose(self, now: float, peer: NodeId, *, drained: bool) -> list[Effect]:
+    def lose(self, now: float, peer: NodeId, *, drained: bool, killed: bool) -> list[Effect]:
         """Settle everything that was between this node and a peer that is gone."""
         self.deliveries.forget(peer)
         effects: list[Effect] = []
@@ -382,7 +395,7 @@ class Custodian:
             # Race 8 of CUSTODY.md: its goodbye may be here before the word of those that it passed tasks to.
             self.owned.release_holder(now, peer, self._limits.leave_s)
         else:
-            effects += self.requeue(self.owned.lose_holder(peer))
+            effects += self.requeue(self.owned.lose_holder(peer, killed=killed))
         withdrawn = self.held.lose_owner(peer)
         effects += self._enqueue(self.held.lose_target(peer))
         if withdrawn:

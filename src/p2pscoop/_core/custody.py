@@ -212,17 +212,18 @@ class OwnerLedger:
             record.advance(OwnerEvent.SETTLED)
         return record
 
-    def lose_holder(self, holder: NodeId) -> list[Lent]:
+    def lose_holder(self, holder: NodeId, *, killed: bool = True) -> list[Lent]:
         """The holder is dead: what it held comes home, as a new attempt.
 
-        One of these tasks may have killed it. If one was suspected before, it is that one; else each may be.
+        If it was killed, one of these tasks may have done it. If one was suspected before, it is that one; else
+        each may be.
         """
         lost = [
             record
             for record in self._records.values()
             if record.holder == holder and record.state is not OwnerState.HOME
         ]
-        unfinished = [record for record in lost if not record.kept]
+        unfinished = [record for record in lost if killed and not record.kept]
         for record in [record for record in unfinished if record.suspected] or unfinished:
             record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
@@ -534,6 +535,14 @@ class HolderLedger:
                 dropped.append(record)
             self._drop(record, HolderEvent.DROPPED)
         return dropped
+
+    def stop(self, key: TaskKey) -> Held | None:
+        """The owner wants it to end. The record, if it runs; it is dropped when it has ended."""
+        record = self._records.get(key)
+        if record is None or record.state is not HolderState.RUNNING:
+            return None
+        record.orphan = True
+        return record
 
     def cancel(self, key: TaskKey) -> Held | None:
         """The owner wants no outcome. The record, if it was dropped from the queue."""

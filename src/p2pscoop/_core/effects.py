@@ -19,6 +19,7 @@ __all__ = [
     "Disconnect",
     "Effect",
     "Enqueue",
+    "Interrupt",
     "Joined",
     "Kept",
     "Passed",
@@ -120,6 +121,13 @@ class Enqueue(Effect):
 @dataclass(frozen=True, slots=True)
 class Withdraw(Effect):
     """Forget these: take them out of the queue, if they are still there, and drop what was kept of them."""
+
+    keys: tuple[TaskKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt(Effect):
+    """Interrupt these tasks of others, which run: nobody wants their outcome."""
 
     keys: tuple[TaskKey, ...]
 

@@ -49,6 +49,8 @@ class Limits:
     as a node lives under steady killing were blamed for it; more would cost more nodes."""
     early_steals_max: int = 256
     """Thieves that asked before they were introduced, and are answered when they are."""
+    stopped_max: int = 10_000
+    """Cancelled tasks that their owner remembers, to interrupt them wherever they turn up."""
     tombstones_max: int = 50_000
     """Ended custodies that a node remembers, so that a late duplicate of a grant is not run again."""
 

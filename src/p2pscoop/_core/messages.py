@@ -229,11 +229,13 @@ class HoldingAck(Message):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Message):
-    """Tasks of the sender that need not be started any more."""
+    """Tasks of the sender that are not wanted any more."""
 
     KIND = 24
-    FIELDS = (SERIALS,)
+    FIELDS = (SERIALS, BOOL)
     serials: tuple[int, ...]
+    stop: bool = False
+    """Whether to interrupt those that run; if not, they only need not be started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,9 +332,9 @@ class Node:
         """A task that had been lent and came home ended here."""
         self.owned.settle(serial)
 
-    def cancel(self, serial: int) -> list[Effect]:
-        """A lent task is not wanted any more; its holder need not start it."""
-        return self._custodian.cancel(serial)
+    def cancel(self, serial: int, *, stop: bool = False) -> list[Effect]:
+        """A lent task is not wanted any more: its holder need not start it, and if `stop`, interrupts it."""
+        return self._custodian.cancel(serial, stop=stop)
 
     def peer_lost(self, now: float, peer: NodeId) -> list[Effect]:
         """The pipe to a peer was removed: its process is gone."""
@@ -439,18 +439,21 @@ class Node:
                 if self.joined and not self.leaving:
                     effects += self._steal(self._thief.on_arrival(now, self.membership.alive_peers()))
                 continue
-            effects += self._lose(now, peer, drained=change.kind is ChangeKind.LEFT)
+            # One that said goodbye was not killed by what it held.
+            effects += self._lose(
+                now, peer, drained=change.kind is ChangeKind.LEFT, killed=reason is None and not failed
+            )
             if change.kind is ChangeKind.MISSED:
                 continue
             effects.append(Departed(change.info, reason, failed))
             effects.append(Disconnect(peer))
         return effects
 
-    def _lose(self, now: float, peer: NodeId, *, drained: bool) -> list[Effect]:
+    def _lose(self, now: float, peer: NodeId, *, drained: bool, killed: bool) -> list[Effect]:
         self._waiting.discard(peer)
         self._heard_at.pop(peer, None)
         self._thief.heard(peer)
-        effects = self._custodian.lose(now, peer, drained=drained)
+        effects = self._custodian.lose(now, peer, drained=drained, killed=killed)
         if not self.leaving:
             effects += self._steal(self._thief.on_gone(now, peer, self.membership.alive_peers()))
         return effects

@@ -149,8 +149,8 @@ def _accept_ends_any_offer(self: HolderLedger, holder: NodeId, key: TaskKey, tok
     return None
 
 
-def _goodbye_loses_all(self: Custodian, now: float, peer: NodeId, *, drained: bool) -> list[Any]:  # noqa: ARG001
-    return _lose(self, now, peer, drained=False)
+def _goodbye_loses_all(self: Custodian, now: float, peer: NodeId, *, killed: bool, **_: bool) -> list[Any]:
+    return _lose(self, now, peer, drained=False, killed=killed)
 
 
 _lose = Custodian.lose
