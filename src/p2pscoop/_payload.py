@@ -351,7 +351,8 @@ def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
             raised = pickle.loads(data)
     if not isinstance(raised, BaseException):
         raised = RemoteError(f"{name}: {message} (the exception itself does not survive pickling)", name, text)
-    raised.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    # Not by an assignment, which the exception's class may forbid: a frozen dataclass does.
+    BaseException.__setattr__(raised, "__cause__", RemoteTraceback(f'\n"""\n{text}"""'))
     return FAILED, raised
 
 
