@@ -88,6 +88,7 @@ class Lent:
         holder: who has that custody; the owner itself while it is HOME.
         spec: kept while it may have to be sent again, dropped once accepted.
         lease_until: when an unrenewed custody is taken for lost.
+        suspected: the nodes that died while they had it, as far as it may have been the cause.
         kept: whether the holder has a value that it keeps.
         wanted: whether that has been asked for.
     """
@@ -99,6 +100,7 @@ class Lent:
     holder: NodeId
     spec: Spec | None
     lease_until: float
+    suspected: tuple[NodeId, ...] = ()
     kept: bool = False
     wanted: bool = False
 
@@ -211,13 +213,32 @@ class OwnerLedger:
         return record
 
     def lose_holder(self, holder: NodeId) -> list[Lent]:
-        """The holder is gone: what it held comes home, as a new attempt."""
+        """The holder is dead: what it held comes home, as a new attempt.
+
+        One of these tasks may have killed it. If one was suspected before, it is that one; else each may be.
+        """
         lost = [
             record
             for record in self._records.values()
             if record.holder == holder and record.state is not OwnerState.HOME
         ]
+        unfinished = [record for record in lost if not record.kept]
+        for record in [record for record in unfinished if record.suspected] or unfinished:
+            record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
+
+    def has_suspect(self, holder: NodeId) -> bool:
+        """Whether a task that may have killed a node is with this one."""
+        return any(record.suspected and record.holder == holder for record in self._records.values())
+
+    def release_holder(self, now: float, holder: NodeId, grace_s: float) -> None:
+        """The holder has drained and left: what it held is with others, who say so, now or with their renewals.
+
+        What it was offered may never have reached it, and comes home soon unless somebody has it.
+        """
+        for record in self._records.values():
+            if record.holder == holder and record.state is OwnerState.OFFERED:
+                record.lease_until = min(record.lease_until, now + grace_s)
 
     def expire(self, now: float) -> list[Lent]:
         """Custodies whose lease ran out come home, as a new attempt."""
@@ -443,6 +464,9 @@ class HolderLedger:
         if record is None or record.state is not HolderState.RUNNING:
             return None
         record.advance(HolderEvent.READY)
+        if record.orphan:
+            self._drop(record, HolderEvent.DROPPED)
+            return None
         return record
 
     def on_reject(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
@@ -451,7 +475,10 @@ class HolderLedger:
         return None if record is None else self._take_back(record)
 
     def lose_target(self, target: NodeId) -> list[Held]:
-        """The thief is gone: what it was offered and did not accept is queued again."""
+        """The thief is gone: what it was offered and did not accept is queued again.
+
+        What it owns has to be dropped first (`lose_owner`): a bounced task can go nowhere but to its owner.
+        """
         lost = [
             record
             for record in self._records.values()
@@ -488,10 +515,6 @@ class HolderLedger:
             return None
         self._drop(record, HolderEvent.DROPPED)
         return record
-
-    def abandon(self, key: TaskKey) -> None:
-        """Forget a queued task that can neither be run here nor be given away."""
-        self._drop(self._records[key], HolderEvent.DROPPED)
 
     def _offered_to(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
         record = self._records.get(key)

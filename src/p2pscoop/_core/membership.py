@@ -101,11 +101,11 @@ class Membership:
         return self.merge([MemberEntry(info, MemberState.ALIVE, 0 if row is None else row.incarnation)])
 
     def leave(self, node: NodeId) -> list[Change]:
-        """A peer said goodbye."""
+        """A peer has drained, and said goodbye."""
         return self._end(node, MemberState.LEFT)
 
     def die(self, node: NodeId) -> list[Change]:
-        """A peer's process is gone."""
+        """A peer's process is gone, or about to be, with whatever it held."""
         return self._end(node, MemberState.DEAD)
 
     def _end(self, node: NodeId, state: MemberState) -> list[Change]:
