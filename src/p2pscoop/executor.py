@@ -208,6 +208,8 @@ class Executor(concurrent.futures.Executor):
         with self._lock:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            if _exiting:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if self._pid != os.getpid():
                 raise ShutdownError("this Executor belongs to the parent of this forked process: make a new one")
             engine = self._engine or self._start()
@@ -312,8 +314,6 @@ class Executor(concurrent.futures.Executor):
         return [] if engine is None else engine.statistics()
 
     def _start(self) -> _Engine | NestedEngine:
-        if _exiting:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if in_task():
             self._engine = NestedEngine(self._initializer, self._initargs, self._token)
             return self._engine

@@ -1,7 +1,7 @@
 """The standard library's own tests of executors, applied to `p2pscoop.Executor`.
 
-A program of its own, because the tests are in CPython's `test` package in this form from 3.13 on, and those of this
-project are run by older interpreters too:
+A program of its own, because the tests are in CPython's `test` package in this form from 3.13 on, and this
+project's tests are run by older interpreters too:
 
     python3.13 -m tests.api.standard_library [name of a test] ...
 
