@@ -200,6 +200,14 @@ def test_map_unordered(shared: Executor) -> None:
         list(shared.map_unordered(time.sleep, [1.0], timeout=0.1))
 
 
+def test_a_long_call_does_not_hold_up_those_that_came_with_it(shared: Executor) -> None:
+    for _ in range(3):
+        # After many that took no time, several are given to a node at once.
+        list(shared.map(square, range(300)))
+        many = [shared.submit(time.sleep, seconds) for seconds in (1.0, 0.0, 0.0, 0.0)]
+        assert list(concurrent.futures.as_completed(many, timeout=30))[-1] is many[0]
+
+
 def test_a_map_that_outlives_the_executor_says_so_at_its_place() -> None:
     with Executor(1) as executor:
         results = executor.map(square, itertools.count(), buffersize=2)
