@@ -23,13 +23,19 @@ from p2pscoop._scheduler import Scheduler
 from p2pscoop._session import statistics
 from p2pscoop.errors import InitializerError
 
-__all__ = ["NestedEngine", "NestedFuture", "in_task"]
+__all__ = ["NestedEngine", "NestedFuture", "at_home", "in_task"]
 
 _INITIALIZED_MAX = 1024
 
 
+def at_home() -> bool:
+    """Whether the caller is in the thread in which this process runs tasks."""
+    scheduler = _local.installed()
+    return scheduler is not None and get_ident() == scheduler.thread
+
+
 def in_task() -> bool:
-    """Whether the caller is a task, or the process of a node."""
+    """Whether the caller is a task, or in the process of a node."""
     scheduler = _local.installed()
     if scheduler is None or get_ident() != scheduler.thread:
         return False

@@ -35,7 +35,7 @@ from p2pscoop._session import stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
 from p2pscoop.errors import ShutdownError
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "executor_of_node"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -197,6 +197,11 @@ class Executor(concurrent.futures.Executor):
         engine = self._engine
         return False if engine is None or engine.broken is None else str(engine.broken)
 
+    @property
+    def usable(self) -> bool:
+        """Whether calls can be submitted: it is not shut down, nor broken, nor another process's."""
+        return not (self._shut_down or self._broken or self._pid != os.getpid())
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` on a node.
 
@@ -337,11 +342,18 @@ def _executor_here(token: bytes) -> Executor:
             raise pickle.UnpicklingError(
                 "an Executor can be pickled for the tasks of p2pscoop only, and this process runs none"
             )
-        known = Executor()
+        known = executor_of_node()
         del _executors[known._token]
         known._token = token
         _executors[token] = known
     return known
+
+
+def executor_of_node() -> Executor:
+    """An executor that submits to the scheduler of this process, in whose thread the caller is."""
+    executor = Executor()
+    executor._engine = NestedEngine(None, (), executor._token)
+    return executor
 
 
 def _at_exit() -> None:
