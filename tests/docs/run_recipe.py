@@ -36,7 +36,8 @@ class Serial(concurrent.futures.Executor):
     def starmap(self, fn: Callable[..., Any], iterable: Iterable[Any], **_: Any) -> Iterator[Any]:
         return starmap(fn, iterable)
 
-    map_unordered = map
+    def map_unordered(self, fn: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
+        return map(fn, *iterables)
 
 
 class Counting(p2pscoop.Executor):
