@@ -31,7 +31,7 @@ LAYERS = [
     {"p2pscoop._session", "p2pscoop._node", "p2pscoop._calls", "p2pscoop._journal"},
     {"p2pscoop._nested"},
     {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.executor"},
-    {"p2pscoop.joblib"},
+    {"p2pscoop.joblib", "p2pscoop._pandas"},
     {"p2pscoop.cli", "p2pscoop.testing"},
     {"p2pscoop.__main__"},
 ]
