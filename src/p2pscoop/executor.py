@@ -145,11 +145,14 @@ class Executor(concurrent.futures.Executor):
         initargs: its positional arguments.
 
     Raises:
-        ValueError: `max_workers` is not positive.
-        TypeError: `initializer` is not callable.
+        ValueError: `max_workers` is not positive, or beyond all measure.
+        TypeError: `max_workers` is not an integer, or `initializer` not callable.
 
-    Nodes start with the first call that is submitted. What has to travel is pickled with cloudpickle, so that
-    functions of `__main__`, lambdas and closures may be submitted, and no `if __name__ == "__main__"` is needed.
+    Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
+    `max_workers` is ignored, and only the thread of the task may submit.
+
+    What has to travel is pickled with cloudpickle, so that functions of `__main__`, lambdas and closures may be
+    submitted, and no `if __name__ == "__main__"` is needed.
     """
 
     def __init__(
