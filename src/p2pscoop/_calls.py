@@ -117,8 +117,10 @@ class Calls:
             return self._pending.popleft()
         if not self._ended:
             remaining = None if deadline is None else deadline - time.monotonic()
-            if not wait(self._pending, remaining, FIRST_COMPLETED).done:
+            ended = wait(self._pending, remaining, FIRST_COMPLETED).done
+            if not ended:
                 raise TimeoutError
+            self._ended.extend(ended)
         future = self._ended.popleft()
         self._pending.remove(future)
         return future
@@ -147,8 +149,6 @@ class Calls:
                 self._source, self._executor, self._error = None, None, error
                 return
             self._pending.append(future)
-            if not self._in_order:
-                future.add_done_callback(self._ended.append)
 
     def _close(self) -> None:
         """Nobody iterates any more: what has not been started need not be."""
