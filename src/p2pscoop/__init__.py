@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from p2pscoop import continuation, errors, futures
+    from p2pscoop._pandas import pandas_engine
     from p2pscoop._parcels import explain
     from p2pscoop._random import rng, seed
     from p2pscoop._runtime import NodeStatistics
@@ -28,6 +29,7 @@ __all__ = [
     "errors",
     "explain",
     "futures",
+    "pandas_engine",
     "rng",
     "seed",
     "statistics",
@@ -37,6 +39,7 @@ _HOMES = {
     "Executor": "p2pscoop.executor",
     "NodeStatistics": "p2pscoop._runtime",
     "explain": "p2pscoop._parcels",
+    "pandas_engine": "p2pscoop._pandas",
     "rng": "p2pscoop._random",
     "seed": "p2pscoop._random",
     "statistics": "p2pscoop._session",

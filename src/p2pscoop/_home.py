@@ -280,6 +280,9 @@ class Home:
             self._queued[guest.key] = guest
             self.scheduler.inbox.append(guest)
         self.scheduler.ring()
+        if self.hungry:
+            # A batch may have come to one node while others wait for work: a long task must not hold up the rest.
+            self.scheduler.feed()
 
     def _begin_anchored(self, guest: Guest) -> None:
         future = self.begin(guest)

@@ -324,11 +324,15 @@ def encode_error(error: BaseException, where: str) -> Outcome:
     except BaseException:
         data = None
     name = f"{type(error).__module__}.{type(error).__qualname__}"
+    words = (data, name, _text(str, error), f"on {where}:\n{text}", _text(repr, error))
+    return Outcome(OutcomeKind.ERROR, pickle.dumps(words, 5))
+
+
+def _text(make: Callable[[BaseException], str], error: BaseException) -> str:
     try:
-        message = str(error)
+        return make(error)
     except BaseException:
-        message = "(its text could not be made)"
-    return Outcome(OutcomeKind.ERROR, pickle.dumps((data, name, message, f"on {where}:\n{text}"), 5))
+        return "(its text could not be made)"
 
 
 def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
@@ -338,7 +342,7 @@ def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
     try:
         if outcome.kind is OutcomeKind.VALUE:
             return DONE, pickle.loads(outcome.payload)
-        data, name, message, text = pickle.loads(outcome.payload)
+        data, name, message, text, represented = pickle.loads(outcome.payload)
     except BaseException as error:
         problem = RemoteError(
             f"the result does not unpickle here: {type(error).__name__}: {error}", type(error).__name__
@@ -350,8 +354,11 @@ def decode_outcome(outcome: Outcome) -> tuple[int, Any]:
         with contextlib.suppress(BaseException):
             raised = pickle.loads(data)
     if not isinstance(raised, BaseException):
-        raised = RemoteError(f"{name}: {message} (the exception itself does not survive pickling)", name, text)
-    raised.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+        raised = RemoteError(
+            f"{name}: {message} (the exception itself does not survive pickling)", name, text, represented
+        )
+    # Not by an assignment, which the exception's class may forbid: a frozen dataclass does.
+    BaseException.__setattr__(raised, "__cause__", RemoteTraceback(f'\n"""\n{text}"""'))
     return FAILED, raised
 
 

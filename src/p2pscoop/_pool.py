@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from functools import partial
 from typing import Any
@@ -106,12 +106,15 @@ class Pool:
 
     def submit(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Queue a call."""
-        future: Future[Any] = Future()
+        future = _Future()
         task = _Task(next(self._numbers), future, work, args, kwargs)
         with self._idle:
             self._unfinished[task.number] = task
         # By number: a callback that held the task would close a cycle, and keep arguments and result alive in it.
         future.add_done_callback(partial(self._forget, task.number))
+        if self.broken is not None:
+            _end(future, None, self.broken)  # It broke after the executor had looked.
+            return future
         self._queue.append(task)
         self._announce()
         return future
@@ -124,6 +127,7 @@ class Pool:
     def fail_all(self, error: Exception) -> None:
         """No task will ever run again: end all futures with this error."""
         self.broken = error
+        self._queue.clear()
         for task in self._snapshot():
             _end(task.future, None, error)
 
@@ -241,7 +245,7 @@ class Pool:
 
     def refused(self, reason: str) -> None:
         """See `Port`."""
-        self.fail_all(InitializerError(reason))
+        self._break(reason)
 
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
@@ -251,20 +255,38 @@ class Pool:
         """See `Port`."""
         logger.info("executor: %s %s", info.name, f"left: {reason}" if reason else "is gone")
         if failed:
-            self.fail_all(InitializerError(f"node {info.name}: {reason}"))
+            self._break(f"node {info.name}: {reason}")
+
+    def _break(self, reason: str) -> None:
+        if self.broken is None:
+            # Where the executors of the standard library say so.
+            logging.getLogger("concurrent.futures").critical("Exception in initializer: %s", reason)
+            self.fail_all(InitializerError(reason))
+
+
+class _Future(Future[Any]):
+    """The standard library's, which an asyncio program may await as well."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
 
 
 def _end(future: Future[Any], value: Any, error: BaseException | None) -> None:
     """Give a future its outcome, unless it has one."""
     try:
-        if not future.running() and not future.set_running_or_notify_cancel():
+        if future.done() or (not future.running() and not future.set_running_or_notify_cancel()):
             return
         if error is None:
             future.set_result(value)
         else:
             future.set_exception(error)
-    except InvalidStateError:
+    except (InvalidStateError, RuntimeError):
         pass  # Another thread was faster.
+    except BaseException:
+        # Out of a callback, which may raise `SystemExit`: the thread that brings outcomes must go on.
+        logger.exception("a callback of %r raised", future)
 
 
 def _gone(*_: object, **__: object) -> None:

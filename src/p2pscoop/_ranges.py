@@ -154,6 +154,9 @@ class Range:
             while True:
                 if self._drawn - self._consumed <= AHEAD_MAX // 2:
                     self._draw()
+                if self._scheduler.arrivals:
+                    # What ended elsewhere meanwhile is ready before what has not been started here.
+                    self._scheduler.poll()
                 if ended:
                     yield ended.pop(next(iter(ended))).result()
                 elif items:

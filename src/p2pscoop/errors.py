@@ -122,12 +122,14 @@ class RemoteError(TaskError):
     Attributes:
         type_name: qualified name of the original exception's class.
         traceback_text: the original traceback, formatted on the node that ran the task.
+        repr_text: what `repr` said about the original exception.
     """
 
-    def __init__(self, message: str, type_name: str = "", traceback_text: str = "") -> None:
-        super().__init__(message, type_name, traceback_text)
+    def __init__(self, message: str, type_name: str = "", traceback_text: str = "", repr_text: str = "") -> None:
+        super().__init__(message, type_name, traceback_text, repr_text)
         self.type_name = type_name
         self.traceback_text = traceback_text
+        self.repr_text = repr_text
 
     def __str__(self) -> str:
         return str(self.args[0])

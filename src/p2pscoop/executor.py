@@ -2,6 +2,9 @@
 
 The process that makes an `Executor` only submits: user code runs in the nodes, as users of process pools expect.
 Any thread may use it. Its futures are `concurrent.futures.Future` objects.
+
+Inside a task, an `Executor` is another way to submit to the nodes that are there already; so is one that came to
+the task as an argument.
 """
 
 from __future__ import annotations
@@ -9,17 +12,21 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import contextlib
+import logging
+import operator
 import os
+import pickle
 import subprocess
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
+from p2pscoop._calls import Calls, checked_size, is_sized
+from p2pscoop._nested import NestedEngine, in_task
 from p2pscoop._payload import PATH_SIZE, encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
@@ -28,19 +35,22 @@ from p2pscoop._session import stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
 from p2pscoop.errors import ShutdownError
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "executor_of_node"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = logging.getLogger("concurrent.futures")
+
 _AHEAD_PER_NODE = 64
-"""Calls of `map` under way for each node, beyond the one whose result is wanted next."""
+"""Calls of `map` under way for each node, beyond the one whose result is wanted next, if it has no known end."""
 
 
 class _Engine:
     """Pool, runtime and supervisor of one executor. It outlives the executor until all its futures have ended."""
 
     def __init__(self, nodes: int, program: bytes) -> None:
+        self._nodes = nodes
         self._lock = threading.Lock()
         self._stopped = False
         self._directory = _machine.make_directory()
@@ -65,6 +75,28 @@ class _Engine:
         threading.Thread(target=self._watch, name="p2pscoop-watch", daemon=True).start()
         _engines.add(self)
 
+    @property
+    def broken(self) -> Exception | None:
+        """Why no task can run any more, or None."""
+        return self.pool.broken
+
+    @property
+    def capacity(self) -> int:
+        """How many nodes run tasks, or will when those that start, or start again, are there."""
+        return max(self._nodes, self.runtime.size())
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Queue a call."""
+        return self.pool.submit(fn, args, kwargs)
+
+    def cancel_all(self) -> None:
+        """Cancel what no node has taken."""
+        self.pool.cancel_all()
+
+    def statistics(self) -> list[NodeStatistics]:
+        """Of all nodes, this one first."""
+        return self.runtime.statistics()
+
     def _watch(self) -> None:
         self._supervisor.wait()
         if not self._stopped:
@@ -73,8 +105,15 @@ class _Engine:
                 or BrokenExecutor("no node is left, nor anything that would start one: see the messages on stderr")
             )
 
-    def finish(self) -> None:
-        """Wait until all futures have ended, then stop everything. Not from the runtime's own threads."""
+    def finish(self, *, wait_for_all: bool = True) -> None:
+        """When all futures have ended, stop everything.
+
+        Args:
+            wait_for_all: whether to return only then. The runtime's own threads do not wait for themselves.
+        """
+        if not wait_for_all or self.runtime.is_own_thread():
+            self.finish_in_background()
+            return
         self.pool.wait_until_idle()
         with self._lock:
             if self._stopped:
@@ -106,50 +145,87 @@ class Executor(concurrent.futures.Executor):
         initargs: its positional arguments.
 
     Raises:
-        ValueError: `max_workers` is not positive.
-        TypeError: `initializer` is not callable.
+        ValueError: `max_workers` is not positive, or beyond all measure.
+        TypeError: `max_workers` is not an integer, or `initializer` not callable.
 
-    Nodes start with the first call that is submitted. What has to travel is pickled with cloudpickle, so that
-    functions of `__main__`, lambdas and closures may be submitted, and no `if __name__ == "__main__"` is needed.
+    Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
+    `max_workers` is ignored, and only the thread of the task may submit.
+
+    What has to travel is pickled with cloudpickle, so that functions of `__main__`, lambdas and closures may be
+    submitted, and no `if __name__ == "__main__"` is needed.
     """
 
     def __init__(
         self,
         max_workers: int | None = None,
+        *,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
         if max_workers is None:
             max_workers = _machine.node_count()
-        elif max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        else:
+            max_workers = operator.index(max_workers)
+            if max_workers <= 0:
+                raise ValueError("max_workers must be greater than 0")
+            if max_workers > _machine.NODES_MAX:
+                raise ValueError(f"max_workers must be <= {_machine.NODES_MAX}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._max_workers = max_workers
+        self._nodes = max_workers
         self._initializer = initializer
-        self._initargs = initargs
+        self._initargs = tuple(initargs)
+        self._token = os.urandom(PATH_SIZE)
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # A collection of garbage inside it may run a `__del__` that comes back here.
+        self._lock = threading.RLock()
         self._shut_down = False
-        self._engine: _Engine | None = None
+        self._engine: _Engine | NestedEngine | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
+        _executors[self._token] = self
+
+    def __reduce__(self) -> Any:
+        """In a task, an executor that came with it submits to the nodes that are there."""
+        return _executor_here, (self._token,)
+
+    @property
+    def _max_workers(self) -> int:
+        """How many nodes run tasks, or will. Under the name by which programs ask executors for it."""
+        engine = self._engine
+        return self._nodes if engine is None else engine.capacity
+
+    @property
+    def _broken(self) -> str | bool:
+        """Why no task can run any more, or False. Under the name by which programs ask executors for it."""
+        engine = self._engine
+        return False if engine is None or engine.broken is None else str(engine.broken)
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls can be submitted: it is not shut down, nor broken, nor another process's."""
+        return not (self._shut_down or self._broken or self._pid != os.getpid())
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` on a node.
 
         Raises:
-            RuntimeError: the executor is shut down.
+            RuntimeError: the executor is shut down, or the interpreter is.
             concurrent.futures.BrokenExecutor: no node can run tasks any more.
+            WrongThreadError: an executor made in a task is used by another thread than that of its node's tasks.
         """
         with self._lock:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            if _exiting:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if self._pid != os.getpid():
                 raise ShutdownError("this Executor belongs to the parent of this forked process: make a new one")
             engine = self._engine or self._start()
-            if engine.pool.broken is not None:
-                raise engine.pool.broken
-            return engine.pool.submit(fn, args, kwargs)
+            broken = engine.broken
+            if broken is not None:
+                # A new one: each time that an exception is raised, its traceback grows.
+                raise type(broken)(*broken.args)
+            return engine.submit(fn, args, kwargs)
 
     def map(
         self,
@@ -157,28 +233,70 @@ class Executor(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-    ) -> Iterator[T]:
-        """Like the built-in `map`, with the calls made on the nodes.
+        buffersize: int | None = None,
+    ) -> Generator[T, None, None]:
+        """Like the built-in `map`, with the calls made on the nodes; results in the order of the items.
 
-        Results come in the order of the items. Items are drawn as results are consumed, a bounded number ahead, so
-        iterables may be infinite.
+        If one of the iterables has a length, all calls are submitted at once. Otherwise items are drawn as results
+        are consumed, a bounded number ahead, so that iterables may be infinite.
 
         Args:
             fn: called with one item of each iterable.
             iterables: as long as the shortest.
             timeout: seconds from this call after which `next` raises `TimeoutError` if its result is not there.
-            chunksize: accepted for compatibility; nodes take as many calls at a time as is worth a message.
+            chunksize: items that travel together. Nodes take as many calls at a time as is worth a message, so
+                this matters only for calls far below a millisecond.
+            buffersize: calls (chunks, if `chunksize` is not 1) submitted whose results have not been consumed.
 
         Raises:
-            ValueError: `chunksize` below 1.
+            TypeError: `chunksize` or `buffersize` is not an integer.
+            ValueError: ... or below 1.
 
-        What `fn` raises, or an iterable, is raised at its place in the order.
+        What `fn` raises, or an iterable, is raised at its place in the order. What has not been started when the
+        consumer stops is cancelled.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        return self._map(fn, zip(*iterables), is_sized(iterables), timeout, chunksize, buffersize)  # noqa: B905
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Generator[T, None, None]:
+        """As `map`, with all arguments of a call in one item: `fn(*item)`."""
+        source = (tuple(each) for each in iterable)
+        return self._map(fn, source, is_sized([iterable]), timeout, chunksize, buffersize)
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> Generator[T, None, None]:
+        """As `map`, but results come in the order in which they are ready. Items are always drawn as needed."""
+        ahead_max = checked_size("buffersize", buffersize, None) or _AHEAD_PER_NODE * self._max_workers
         deadline = None if timeout is None else time.monotonic() + timeout
-        calls = _Calls(self, fn, zip(*iterables), _AHEAD_PER_NODE * self._max_workers)  # noqa: B905  (as `map`)
-        return calls.results(deadline)
+        return Calls(self, fn, zip(*iterables), ahead_max, in_order=False).results(deadline)  # noqa: B905
+
+    def _map(
+        self,
+        fn: Callable[..., T],
+        source: Iterator[tuple[Any, ...]],
+        sized: bool,
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+    ) -> Generator[T, None, None]:
+        size = checked_size("chunksize", chunksize, 1) or 1
+        ahead_max = checked_size("buffersize", buffersize, None)
+        if ahead_max is None and not sized:
+            ahead_max = _AHEAD_PER_NODE * self._max_workers
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return Calls(self, fn, source, ahead_max, chunksize=size).results(deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and stop the nodes when those that were submitted have ended.
@@ -195,74 +313,55 @@ class Executor(concurrent.futures.Executor):
         if self._finalizer is not None:
             self._finalizer.detach()
         if cancel_futures:
-            engine.pool.cancel_all()
-        if wait and not engine.runtime.is_own_thread():
-            engine.finish()
-        else:
-            engine.finish_in_background()
+            engine.cancel_all()
+        engine.finish(wait_for_all=wait)
 
     def statistics(self) -> list[NodeStatistics]:
-        """What each node has done since it started; that of this process, which runs no tasks, first."""
+        """What each node has done since it started; that of this process first. Empty before the first call."""
         engine = self._engine
-        return [] if engine is None else engine.runtime.statistics()
+        return [] if engine is None else engine.statistics()
 
-    def _start(self) -> _Engine:
-        engine = _Engine(self._max_workers, encode_program(self._initializer, self._initargs))
-        self._engine = engine
+    def _start(self) -> _Engine | NestedEngine:
+        if in_task():
+            self._engine = NestedEngine(self._initializer, self._initargs, self._token)
+            return self._engine
+        engine = self._engine = _Engine(self._nodes, encode_program(self._initializer, self._initargs))
         # An executor that is forgotten without a shutdown still has its futures to see to.
         self._finalizer = weakref.finalize(self, engine.finish_in_background)
         self._finalizer.atexit = False
         return engine
 
 
-class _Calls:
-    """The calls of one `map`, drawn and submitted as results are consumed."""
-
-    def __init__(
-        self, executor: Executor, fn: Callable[..., Any], source: Iterator[tuple[Any, ...]], ahead_max: int
-    ) -> None:
-        self._executor = executor
-        self._fn = fn
-        self._source: Iterator[tuple[Any, ...]] | None = source
-        self._error: BaseException | None = None
-        self._pending: deque[Future[Any]] = deque()
-        self._ahead_max = ahead_max
-        self._draw()
-
-    def results(self, deadline: float | None) -> Generator[Any, None, None]:
-        try:
-            while self._pending:
-                # Not kept in a variable: a result must not stay alive longer than its consumer wants it.
-                yield _result(self._pending.popleft(), deadline)
-                self._draw()
-            if self._error is not None:
-                raise self._error
-        finally:
-            for future in self._pending:
-                future.cancel()
-
-    def _draw(self) -> None:
-        while self._source is not None and len(self._pending) < self._ahead_max:
-            try:
-                args = next(self._source)
-            except StopIteration:
-                self._source = None
-            except Exception as error:
-                # For the consumer, after the results of the items before it.
-                self._source, self._error = None, error
-            else:
-                self._pending.append(self._executor.submit(self._fn, *args))
+_executors: weakref.WeakValueDictionary[bytes, Executor] = weakref.WeakValueDictionary()
+"""The executors of this process by their tokens."""
+_exiting = False
 
 
-def _result(future: Future[Any], deadline: float | None) -> Any:
-    try:
-        return future.result(None if deadline is None else deadline - time.monotonic())
-    finally:
-        future.cancel()
-        del future
+def _executor_here(token: bytes) -> Executor:
+    """What an executor is where it has been unpickled: itself in its own process, else that of the node."""
+    known = _executors.get(token)
+    if known is None:
+        if not in_task():
+            raise pickle.UnpicklingError(
+                "an Executor can be pickled for the tasks of p2pscoop only, and this process runs none"
+            )
+        known = executor_of_node()
+        del _executors[known._token]
+        known._token = token
+        _executors[token] = known
+    return known
+
+
+def executor_of_node() -> Executor:
+    """An executor that submits to the scheduler of this process, in whose thread the caller is."""
+    executor = Executor()
+    executor._engine = NestedEngine(None, (), executor._token)
+    return executor
 
 
 def _at_exit() -> None:
+    global _exiting
+    _exiting = True
     for engine in list(_engines):
         with contextlib.suppress(subprocess.SubprocessError):
             engine.finish()

@@ -18,6 +18,7 @@ Futures belong to the thread that tasks run in, the one that used this module fi
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import (
@@ -67,6 +68,7 @@ def map(  # noqa: A001  (the name of PEP 3148)
     *iterables: Iterable[Any],
     timeout: float | None = None,
     chunksize: int = 1,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Generator[T, None, None]:
     """Like the built-in `map`, with the calls spread over the nodes; results in the order of the items.
 
@@ -78,14 +80,17 @@ def map(  # noqa: A001  (the name of PEP 3148)
         iterables: as long as the shortest.
         timeout: seconds from this call after which `next` raises `TimeoutError` if its result is not there.
         chunksize: accepted for compatibility; the range of items splits itself.
+        journal: a file that remembers the results as they arrive. When the program is run again, because it was
+            cut short, calls whose results are in it are not made again. It belongs to this `map` alone.
 
     Raises:
         TypeError: no iterable.
         ValueError: `chunksize` below 1.
+        ConfigurationError: the journal is in use, or damaged, or `fn` is not the function whose results it has.
 
     What the function raises, or an iterable, is raised to the consumer at its place in the order.
     """
-    return _map(fn, iterables, timeout, chunksize, ordered=True)
+    return _map(fn, iterables, timeout, chunksize, journal, ordered=True)
 
 
 def map_as_completed(
@@ -94,9 +99,10 @@ def map_as_completed(
     *iterables: Iterable[Any],
     timeout: float | None = None,
     chunksize: int = 1,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Generator[T, None, None]:
     """As `map`, but results come in the order in which they are ready."""
-    return _map(fn, iterables, timeout, chunksize, ordered=False)
+    return _map(fn, iterables, timeout, chunksize, journal, ordered=False)
 
 
 def _map(
@@ -104,6 +110,7 @@ def _map(
     iterables: tuple[Iterable[Any], ...],
     timeout: float | None,
     chunksize: int,
+    journal: str | os.PathLike[str] | None,
     *,
     ordered: bool,
 ) -> Generator[T, None, None]:
@@ -113,6 +120,10 @@ def _map(
         raise ValueError("chunksize must be >= 1.")
     scheduler = _scheduler()
     deadline = None if timeout is None else time.monotonic() + timeout
+    if journal is not None:
+        from p2pscoop._journal import journaled_map
+
+        return journaled_map(scheduler, fn, iterables, journal, ordered=ordered, deadline=deadline)
     return Range(scheduler, fn, iterables, ordered=ordered, deadline=deadline).results()
 
 

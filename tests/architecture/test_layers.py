@@ -28,8 +28,10 @@ LAYERS = [
     {"p2pscoop._local", "p2pscoop._runtime"},
     {"p2pscoop._migration"},
     {"p2pscoop._home", "p2pscoop._pursuit", "p2pscoop._random", "p2pscoop._supervisor"},
-    {"p2pscoop._session", "p2pscoop._node"},
+    {"p2pscoop._session", "p2pscoop._node", "p2pscoop._calls", "p2pscoop._journal"},
+    {"p2pscoop._nested"},
     {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.executor"},
+    {"p2pscoop.joblib", "p2pscoop._pandas"},
     {"p2pscoop.cli", "p2pscoop.testing"},
     {"p2pscoop.__main__"},
 ]

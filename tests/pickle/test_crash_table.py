@@ -7,13 +7,23 @@ task goes wrong, the others must not notice.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
 from p2pscoop import Executor
-from p2pscoop.errors import NotPicklableError, RemoteError, TaskError, TaskExitError, TaskInterruptError
+from p2pscoop.errors import (
+    NotPicklableError,
+    PoisonTaskError,
+    RemoteError,
+    TaskError,
+    TaskExitError,
+    TaskInterruptError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +136,55 @@ def test_while_the_function_is_pickled(executor: Executor, way: Callable[[], obj
     with pytest.raises(NotPicklableError, match="closure variable 'trap'"):
         executor.submit(lambda: trap).result(timeout=30)
     and_the_others_go_on(executor)
+
+
+# ------------------------------------------------------------ what takes the node along, wherever it happens
+
+
+def end_the_process() -> object:
+    os._exit(3)
+
+
+def kill_the_process() -> object:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+def segfault() -> object:
+    import faulthandler
+
+    faulthandler.disable()
+    faulthandler._sigsegv()  # type: ignore[attr-defined]
+    return None
+
+
+DEADLY = [end_the_process, kill_the_process, segfault]
+
+
+@pytest.mark.parametrize("way", DEADLY)
+@pytest.mark.parametrize("station", ["arguments", "task", "result"])
+def test_a_task_that_takes_its_node_along(station: str, way: Callable[[], object]) -> None:
+    calls = {
+        "arguments": (identity, CrashAtUnpickle(way)),
+        "task": (way,),
+        "result": (make, CrashAtPickle, way),
+    }
+    with Executor(2) as executor:
+        before = [executor.submit(abs, -each) for each in range(5)]
+        future = executor.submit(*calls[station])
+        after = [executor.submit(abs, -each) for each in range(5)]
+        with pytest.raises(PoisonTaskError, match="nodes died while they had this task"):
+            future.result(timeout=60)
+        assert isinstance(future.exception(), BrokenExecutor)
+        assert [each.result(timeout=60) for each in before + after] == [0, 1, 2, 3, 4] * 2
+        and_the_others_go_on(executor)
+
+
+def test_shutdown_after_a_task_that_does_not_pickle() -> None:
+    for wait in (True, False):
+        executor = Executor(1)
+        executor.submit(abs, 1).result(timeout=30)
+        future = executor.submit(identity, CrashAtPickle(raise_value_error))
+        executor.shutdown(wait=wait)
+        with pytest.raises(NotPicklableError):
+            future.result(timeout=30)
