@@ -14,7 +14,7 @@ import hashlib
 import heapq
 import math
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
