@@ -177,8 +177,10 @@ class _LeanNode:
         """A message arrives."""
         self._carry_out(self.node.receive(self.cluster.now, envelope))
 
-    def tick(self, _: None) -> None:
-        """Something may be due."""
+    def tick(self, at: float) -> None:
+        """Something may be due; not if an earlier tick was scheduled since."""
+        if at != self._tick_at:
+            return
         self._tick_at = math.inf
         self._carry_out(self.node.tick(self.cluster.now))
 
@@ -242,7 +244,7 @@ class _LeanNode:
         at = self.node.wake_at() + 1e-9
         if at < self._tick_at:
             self._tick_at = at
-            self.cluster.at(at, self.tick, None)
+            self.cluster.at(at, self.tick, at)
 
     def _send(self, effect: fx.Send) -> None:
         self.sent += 1
