@@ -45,12 +45,18 @@ def test_some_random_steals_then_lifelines_then_silence(thief: Thief) -> None:
     assert thief.tick(0.3, PEERS) == []
 
 
-def test_registrations_are_renewed(thief: Thief) -> None:
-    give_up(thief)
-    assert thief.wake_at is not None
-    assert 0.75 * 4.0 <= thief.wake_at <= 1.25 * 4.0
-    assert thief.tick(thief.wake_at, PEERS)
+def test_registrations_are_renewed_one_at_a_time(thief: Thief) -> None:
+    registrations = give_up(thief)
+    renewed = []
+    for _ in registrations:
+        assert thief.wake_at is not None
+        now = thief.wake_at
+        (renewal,) = thief.tick(now, PEERS)
+        assert renewal.lifeline
+        assert 0.75 * 4.0 <= thief.wake_at - now <= 1.25 * 4.0
+        renewed.append(renewal.victim)
     assert thief.state is ThiefState.WAITING
+    assert sorted(renewed) == sorted(each.victim for each in registrations)
 
 
 def test_a_silent_victim_counts_as_one_without_work(thief: Thief) -> None:
@@ -124,20 +130,22 @@ def test_lifelines_do_not_depend_on_the_order_of_members() -> None:
 def test_waiting_thieves_are_fed_in_order_of_registration() -> None:
     waiting = WaitingThieves(LIMITS)
     for number, peer in enumerate(PEERS):
-        waiting.add(0.0, peer, number)
+        waiting.add(0.0, peer, number, len(PEERS))
     waiting.discard(PEERS[1])
-    waiting.add(1.0, PEERS[0], 77)
+    waiting.add(1.0, PEERS[0], 77, len(PEERS))
     order = waiting.waiting(1.0)
     assert order == [(PEERS[0], 77), (PEERS[2], 2), (PEERS[3], 3), (PEERS[4], 4)]
     assert len(waiting) == 4
 
 
-def test_a_registration_that_is_not_renewed_ends() -> None:
+@pytest.mark.parametrize(("members", "renewals_s"), [(1, 4.0), (5, 12.0), (1023, 40.0)])
+def test_a_registration_that_is_not_renewed_ends(members: int, renewals_s: float) -> None:
+    """The more lifelines a thief has, the longer it takes it to renew each."""
     waiting = WaitingThieves(LIMITS)
-    waiting.add(0.0, PEERS[0], 1)
-    waiting.add(5.0, PEERS[1], 1)
-    assert waiting.waiting(9.9) == [(PEERS[0], 1), (PEERS[1], 1)]
-    assert waiting.waiting(10.0) == [(PEERS[1], 1)]
+    waiting.add(0.0, PEERS[0], 1, members)
+    waiting.add(5.0, PEERS[1], 1, members)
+    assert waiting.waiting(2.5 * renewals_s - 0.1) == [(PEERS[0], 1), (PEERS[1], 1)]
+    assert waiting.waiting(2.5 * renewals_s) == [(PEERS[1], 1)]
     waiting.discard(PEERS[0])
 
 

@@ -66,7 +66,8 @@ class Limits:
     steal_timeout_s: float = 1.0
     """A victim that says nothing for so long is taken for one that has nothing."""
     lifeline_refresh_s: float = 3.0
-    """An idle node renews its registrations this often; lost ones cost no more than this."""
+    """An idle node renews one of its registrations this often, in turn. With the gossip of `sync_s` it then says
+    some 0.7 messages a second; to a node that heard of none of its registrations, no work comes for so long."""
     lease_s: float = 45.0
     """A holder that is not heard of for so long has lost the task. Long, because user code in C can hold
     the GIL and silence a healthy node."""

@@ -485,11 +485,14 @@ class Node:
                 del self._early_steals[next(iter(self._early_steals))]
             return []
         if message.lifeline and not self.leaving:
-            self._waiting.add(now, sender, message.steal)
+            self._await(now, sender, message.steal)
         else:
             self._waiting.discard(sender)  # It asks elsewhere next, or goes quiet: then it says so.
         count_max = min(message.count_max, self.limits.steal_batch_max)
         return [Surrender(sender, message.steal, count_max, answer=not message.lifeline)]
+
+    def _await(self, now: float, thief: NodeId, steal: int) -> None:
+        self._waiting.add(now, thief, steal, len(self.membership.alive_peers()))
 
     def _on_no_work(self, now: float, sender: NodeId, message: NoWork) -> list[Effect]:
         self.counters.steals_failed += 1
@@ -516,7 +519,7 @@ class Node:
         if message.steal is not None:
             # Whoever owns the last task of a thief is the likeliest to have the next one, and soon.
             if not self.leaving:
-                self._waiting.add(now, sender, message.steal)
+                self._await(now, sender, message.steal)
             effects.append(Surrender(sender, message.steal, self.limits.steal_batch_max, answer=True))
         return effects
 

@@ -2,7 +2,8 @@
 
 Thief: a few steals from random victims, then a registration with each of its lifelines, then silence: the
 first lifeline that gets work sends some along (Saraswat et al., Lifeline-based Global Load Balancing, 2011).
-An idle cluster therefore costs a refresh now and then, and work reaches an idle node in one message.
+An idle node then renews one registration at a time, so that idleness costs the same in a cluster of any size, and
+work reaches an idle node in one message.
 
 Victim: remembers the thieves that registered with it, oldest first.
 
@@ -72,6 +73,7 @@ class Thief:
         self._limits = limits
         self._steal = 0
         self._failed = 0
+        self._renewals = 0
         self._asked: NodeId | None = None
         self._deadline = 0.0
         self._silent: set[NodeId] = set()
@@ -131,7 +133,7 @@ class Thief:
             if self._asked is not None:
                 self._silent.add(self._asked)
             return self._fail(now, victims)
-        return self._register(now, victims)
+        return self._renew(now, victims)
 
     def _fail(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
         self._failed += 1
@@ -139,9 +141,12 @@ class Thief:
 
     def _next(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
         if victims and self._failed < self._limits.random_steals:
-            others = [victim for victim in victims if victim != self._asked] or victims
-            others = [victim for victim in others if victim not in self._silent] or others
-            return [self._ask(now, self._rng.choice(others))]
+            others = [victim for victim in victims if victim not in self._silent] if self._silent else victims
+            others = others or victims
+            victim = self._rng.choice(others)
+            while victim == self._asked and len(others) > 1:
+                victim = self._rng.choice(others)
+            return [self._ask(now, victim)]
         return self._register(now, victims)
 
     def _ask(self, now: float, victim: NodeId) -> Attempt:
@@ -155,10 +160,22 @@ class Thief:
         self._steal += 1
         self.state = ThiefState.WAITING
         self._asked = None
-        # Spread, so that nodes that went idle together do not refresh together for ever.
-        self._deadline = now + self._limits.lifeline_refresh_s * self._rng.uniform(0.75, 1.25)
+        self._rest(now)
         chosen = lifelines(self._me, [self._me, *victims])
         return [Attempt(victim, self._steal, lifeline=True) for victim in chosen]
+
+    def _renew(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
+        """One lifeline after the other: all of them each time would be log2(n) messages of every idle node."""
+        self._rest(now)
+        chosen = lifelines(self._me, [self._me, *victims])
+        if not chosen:
+            return []
+        self._renewals += 1
+        return [Attempt(chosen[self._renewals % len(chosen)], self._steal, lifeline=True)]
+
+    def _rest(self, now: float) -> None:
+        # Spread, so that nodes that went idle together do not refresh together for ever.
+        self._deadline = now + self._limits.lifeline_refresh_s * self._rng.uniform(0.75, 1.25)
 
 
 class WaitingThieves:
@@ -172,9 +189,17 @@ class WaitingThieves:
     def __len__(self) -> int:
         return len(self._until)
 
-    def add(self, now: float, thief: NodeId, steal: int) -> None:
-        """Remember a thief until it is fed, or has not renewed for two refreshes."""
-        self._until[thief] = now + 2.5 * self._limits.lifeline_refresh_s
+    def add(self, now: float, thief: NodeId, steal: int, members: int) -> None:
+        """Remember a thief until it is fed, or two renewals did not come.
+
+        Args:
+            now: the time.
+            thief: who waits.
+            steal: the number to answer.
+            members: how many there are; the more, the longer it takes a thief to come round to this node again.
+        """
+        lifelines_max = max(1, members.bit_length())
+        self._until[thief] = now + 2.5 * self._limits.lifeline_refresh_s * lifelines_max
         self._steals[thief] = steal
 
     def discard(self, thief: NodeId) -> None:
