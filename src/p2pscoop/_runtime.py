@@ -455,8 +455,17 @@ class Runtime:
         with self._lock:
             due = now >= self.node.wake_at()
         if due:
+            self._vouch()
             self.do(self.node.tick)
         return self.transport.pump()
+
+    def _vouch(self) -> None:
+        """A connection within this machine ends with the process, so those that it leads to are alive."""
+        membership, group = self.node.membership, self.node.info.group
+        with self._lock:
+            rows = [row for peer in self.node.counterparts if (row := membership.row(peer)) is not None]
+            near = [row.info.id for row in rows if row.info.group == group]
+            self.node.vouch(time.monotonic(), filter(self.transport.is_connected, near))
 
     def _due_at(self) -> float:
         """When the keeper has something to do."""

@@ -118,6 +118,14 @@ class Cluster:
         name = next(name for name, node in self.nodes.items() if node.id == envelope.recipient)
         return self.do(name, lambda node: node.receive(self.now, envelope))
 
+    def wait(self, name: str, seconds: float) -> list[Effect]:
+        """A node is ticked once a second for so long."""
+        return [
+            effect
+            for second in range(int(seconds) + 1)
+            for effect in self.do(name, lambda node, second=second: node.tick(self.now + second))  # type: ignore[misc]
+        ]
+
     def drop(self, kind: type) -> None:
         """All messages of a kind get lost."""
         self.mail = [each for each in self.mail if not isinstance(each[1].message, kind)]
@@ -230,6 +238,43 @@ def test_a_node_that_is_taken_for_dead_is_told_and_refutes(pair: Cluster) -> Non
     assert kinds(answered) == [Surrender], "what it says still counts"
     pair.deliver(Sync)
     assert kinds(pair.deliver(Sync)) == [Arrived]
+
+
+def test_two_nodes_that_take_each_other_for_dead_find_together_again(pair: Cluster) -> None:
+    for one, other in (("ann", "bob"), ("bob", "ann")):
+        pair.do(one, lambda node, other=other: node.peer_lost(0.0, pair[other].id))
+    pair.mail.clear()
+    pair.do("ann", lambda node: node.tick(2 * LIMITS.sync_s))
+    while pair.mail:
+        pair.deliver(type(pair.mail[0][1].message))
+    for one, other in (("ann", "bob"), ("bob", "ann")):
+        assert pair[one].membership.is_alive(pair[other].id)
+
+
+def test_a_silent_holder_that_lives_keeps_its_tasks_and_one_that_speaks_has_to_claim_them(pair: Cluster) -> None:
+    key = pair.lend("ann", "bob")
+    ann, bob = pair["ann"], pair["bob"]
+    lease_s = LIMITS.lease_s
+    for second in range(int(3 * lease_s)):
+        ann.vouch(float(second), [bob.id])
+        ann.tick(float(second))
+    assert ann.owned.get(key.serial).holder == bob.id  # type: ignore[union-attr]
+    now = 3 * lease_s
+    ann.receive(now, Envelope(bob.id, ann.id, NoWork(1)))
+    for second in range(int(2 * lease_s)):
+        ann.vouch(now + second, [bob.id])
+        ann.tick(now + second)
+        ann.receive(now + second, Envelope(bob.id, ann.id, NoWork(1)))
+    assert ann.counters.requeued == 1
+
+
+def test_what_is_vouched_for_is_lost_in_the_end(pair: Cluster) -> None:
+    pair.lend("ann", "bob")
+    ann = pair["ann"]
+    for second in range(int(LIMITS.vouched_s + 2 * LIMITS.lease_s)):
+        ann.vouch(float(second), [pair["bob"].id])
+        ann.tick(float(second))
+    assert ann.counters.requeued == 1
 
 
 def test_goodbye(pair: Cluster) -> None:
@@ -376,7 +421,7 @@ def test_suspects_travel_one_at_a_time(three: Cluster) -> None:
 def test_a_silent_holder_loses_its_tasks_and_their_late_outcome_counts(pair: Cluster) -> None:
     key = pair.lend("ann", "bob")
     pair["bob"].begin(key)
-    assert ComeHome("handle", 0) in pair.do("ann", lambda node: node.tick(LIMITS.lease_s + 1))
+    assert ComeHome("handle", 0) in pair.wait("ann", LIMITS.lease_s)
     pair.mail.clear()
     pair.do("bob", lambda node: node.tick(LIMITS.lease_s + 1))
     pair.deliver(Holding)
@@ -387,11 +432,19 @@ def test_a_silent_holder_loses_its_tasks_and_their_late_outcome_counts(pair: Clu
 
 def test_a_verdict_withdraws_what_is_queued(pair: Cluster) -> None:
     key = pair.lend("ann", "bob")
-    pair["ann"].tick(LIMITS.lease_s + 1)
+    pair.wait("ann", LIMITS.lease_s)
     pair.do("bob", lambda node: node.tick(LIMITS.lease_s + 1))
+    pair.drop(Sync)
     pair.deliver(Holding)
     assert pair.deliver(HoldingAck) == [Withdraw((key,))]
     assert pair["bob"].quiescent
+
+
+def test_a_node_that_was_stopped_judges_nobody_by_the_silence_meanwhile(pair: Cluster) -> None:
+    key = pair.lend("ann", "bob")
+    assert pair.do("ann", lambda node: node.tick(2 * LIMITS.lease_s)) == []
+    assert pair["ann"].owned.get(key.serial) is not None
+    assert pair["ann"].counters.requeued == 0
 
 
 def test_a_verdict_of_another_node_is_ignored(three: Cluster) -> None:
@@ -433,6 +486,29 @@ def test_held_too_much_already(pair: Cluster) -> None:
     assert full.deliver(Grant) == []
     assert full.deliver(Reject) == [ComeHome("one", 0), ComeHome("two", 1)]
     assert full["ann"].owned.get(0) is not None, "it keeps its serial"
+
+
+def test_an_offer_that_was_rejected_is_rejected_when_it_is_repeated(pair: Cluster) -> None:
+    """Race 10 of CUSTODY.md: it was accepted by then, and run on both sides."""
+    full = Cluster("ann", "bob", limits=replace(LIMITS, held_max=1))
+    key = full.lend("ann", "bob")
+    full.give("ann", "bob", own=[("late", None, SPEC)])
+    full.deliver(Grant, keep=True)
+    full.do("bob", lambda node: node.receive(0.0, Envelope(full["ann"].id, node.id, Cancel((key.serial,)))))
+    assert full.deliver(Grant) == [], "there would be room now"
+    assert full.kinds() == ["Reject", "Reject"]
+
+
+@pytest.mark.parametrize("why", ["full", "leaving"])
+def test_an_offer_that_was_accepted_is_accepted_when_it_is_repeated(why: str) -> None:
+    full = Cluster("ann", "bob", limits=replace(LIMITS, held_max=1))
+    full.give("ann", "bob", own=[("handle", None, SPEC)])
+    full.deliver(Grant, keep=True)
+    full.drop(Accept)
+    if why == "leaving":
+        full.do("bob", lambda node: node.leave(0.0))
+    full.deliver(Grant)
+    assert full.kinds() == ["Accept"]
 
 
 def test_cancelled_before_it_was_started(pair: Cluster) -> None:

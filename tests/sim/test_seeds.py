@@ -12,10 +12,10 @@ SEEDS = 2000
 CHUNK = 250
 
 
-def run(seed: int, faults: Faults | None = None) -> Report:
+def run(seed: int, faults: Faults | None = None, vouching: bool | None = None) -> Report:
     """One seed; if it fails, the command that repeats it."""
     try:
-        return run_seed(seed, faults=faults)
+        return run_seed(seed, faults=faults, vouching=vouching)
     except InvariantError as error:
         raise AssertionError(f"{error}\nagain with: python -m p2pscoop.testing --seed {seed} --trace") from error
 
@@ -51,6 +51,15 @@ def test_nothing_is_run_twice_unless_a_node_or_a_lease_is_lost(faults: Faults) -
         assert report.executions == report.tasks, f"seed {seed}"
         # What was offered to a node that left in the same moment comes home without having been run.
         assert report.requeued == 0 or report.left > 0, f"seed {seed}"
+
+
+def test_what_a_node_holds_that_is_silent_and_lives_is_not_run_again() -> None:
+    """For longer than a lease; where nobody knows that it lives, it is."""
+    silent = Faults(holds=4, pauses=2, pause_s=100.0, busy=20.0)
+    told = [run(seed, silent, vouching=True) for seed in range(40)]
+    assert all(report.executions == report.tasks for report in told)
+    assert sum(report.requeued for report in told) == 0
+    assert sum(run(seed, silent, vouching=False).requeued for seed in range(40)) > 0
 
 
 def test_the_death_of_the_origin_ends_all_its_work() -> None:

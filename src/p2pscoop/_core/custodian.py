@@ -228,21 +228,29 @@ class Custodian:
         if sender not in self._membership:
             return []  # It will repeat the grant, and have introduced itself by then.
         effects: list[Effect] = []
-        own = [task for task in message.tasks if task.owner == self._me]
-        foreign = [task for task in message.tasks if task.owner != self._me]
-        # Own tasks are always taken back; of the rest, what is rejected stays where it was.
+        own: list[GrantedTask] = []
         taken: list[GrantedTask] = []
-        if leaving:
-            reason = "leaving"
-        elif len(self.held) + len(foreign) > self._limits.held_max:
-            reason = f"holds {len(self.held)} tasks already"
-        else:
-            # Race 9 of CUSTODY.md: what became of a stranger is never heard here.
-            taken, reason = [task for task in foreign if task.owner in self._membership], "owner not known here"
-        if len(taken) < len(foreign):
-            kept = set(taken)
-            rejected = tuple(_entry(task) for task in foreign if task not in kept)
-            effects += self._post.to(sender, Reject(rejected, reason))
+        rejected: list[GrantedTask] = []
+        new: list[GrantedTask] = []
+        for task in message.tasks:
+            if task.owner == self._me:
+                own.append(task)  # Always taken back.
+                continue
+            answer = self.held.answer(TaskKey(task.owner, task.serial), task.token)
+            (new if answer is None else taken if answer else rejected).append(task)
+        reason = "rejected before"
+        full = len(self.held) + len(new) > self._limits.held_max
+        for task in new:
+            # Race 9 of CUSTODY.md: what became of an owner that is not known is never heard here.
+            if not leaving and not full and task.owner in self._membership:
+                taken.append(task)
+                continue
+            reason = "leaving" if leaving else f"holds {len(self.held)} tasks" if full else "owner not known here"
+            self.held.refuse(TaskKey(task.owner, task.serial), task.token)
+            rejected.append(task)
+        if rejected:
+            # It stays where it was.
+            effects += self._post.to(sender, Reject(tuple(map(_entry, rejected)), reason))
         entries = tuple(_entry(task) for task in (*own, *taken))
         for task in own:
             lent = self.owned.on_return(task.serial, task.token)
@@ -380,6 +388,16 @@ class Custodian:
         if withdrawn:
             effects.append(Withdraw(tuple(record.key for record in withdrawn)))
         return effects
+
+    @property
+    def counterparts(self) -> set[NodeId]:
+        """On whom custodies depend: holders of this node's tasks, and thieves that have not answered."""
+        return self.owned.holders | self.deliveries.thieves
+
+    def vouch(self, now: float, peer: NodeId) -> None:
+        """A peer is silent, but lives: nothing that is between it and this node ends for want of its word."""
+        self.owned.vouch(now, peer)
+        self.deliveries.vouch(now, peer)
 
     def requeue(self, lost: Sequence[Lent]) -> list[Effect]:
         """Own tasks whose custody was lost are to be run again, unless they killed too many nodes."""

@@ -240,6 +240,17 @@ class OwnerLedger:
             if record.holder == holder and record.state is OwnerState.OFFERED:
                 record.lease_until = min(record.lease_until, now + grace_s)
 
+    def vouch(self, now: float, holder: NodeId) -> None:
+        """The holder says nothing, and its process lives: it will say something."""
+        for record in self._records.values():
+            if record.holder == holder and record.state is not OwnerState.HOME:
+                record.lease_until = now + self._lease_s
+
+    @property
+    def holders(self) -> set[NodeId]:
+        """The nodes that have tasks of this one, or are offered some."""
+        return {record.holder for record in self._records.values() if record.state is not OwnerState.HOME}
+
     def expire(self, now: float) -> list[Lent]:
         """Custodies whose lease ran out come home, as a new attempt."""
         lost = [
@@ -361,6 +372,7 @@ class HolderLedger:
     def __init__(self, tombstones_max: int) -> None:
         self._records: dict[TaskKey, Held] = {}
         self._tombstones: OrderedDict[TaskKey, Token] = OrderedDict()
+        self._refused: OrderedDict[TaskKey, Token] = OrderedDict()
         self._tombstones_max = tombstones_max
 
     def __len__(self) -> int:
@@ -372,6 +384,21 @@ class HolderLedger:
     def get(self, key: TaskKey) -> Held | None:
         """The record of a task in custody."""
         return self._records.get(key)
+
+    def answer(self, key: TaskKey, token: Token) -> bool | None:
+        """What was answered to this offer: True if it was accepted, False if rejected, None if it is new.
+
+        Race 10 of CUSTODY.md: an offer that is repeated gets the same answer.
+        """
+        if self._refused.get(key) == token:
+            return False
+        record = self._records.get(key)
+        last = self._tombstones.get(key) if record is None else record.token
+        return True if last is not None and token <= last else None
+
+    def refuse(self, key: TaskKey, token: Token) -> None:
+        """This offer was rejected."""
+        self._remember(self._refused, key, token)
 
     def on_grant(self, key: TaskKey, token: Token, spec: Spec) -> Held | None:
         """Take custody. The record, if the task is to be queued; every grant is to be accepted anyway."""
@@ -536,7 +563,10 @@ class HolderLedger:
     def _drop(self, record: Held, event: HolderEvent) -> None:
         record.advance(event)
         del self._records[record.key]
-        self._tombstones[record.key] = record.token
-        self._tombstones.move_to_end(record.key)
-        while len(self._tombstones) > self._tombstones_max:
-            self._tombstones.popitem(last=False)
+        self._remember(self._tombstones, record.key, record.token)
+
+    def _remember(self, memory: OrderedDict[TaskKey, Token], key: TaskKey, token: Token) -> None:
+        memory[key] = token
+        memory.move_to_end(key)
+        while len(memory) > self._tombstones_max:
+            memory.popitem(last=False)

@@ -113,6 +113,16 @@ class Deliveries:
         if not self._grants[thief]:
             del self._grants[thief]
 
+    @property
+    def thieves(self) -> set[NodeId]:
+        """Who has not answered a grant."""
+        return set(self._grants)
+
+    def vouch(self, now: float, thief: NodeId) -> None:
+        """The thief says nothing, and its process lives: it will answer."""
+        for grant in self._grants.get(thief, ()):
+            grant.until = now + self._limits.lease_s
+
     def due_grants(self, now: float) -> tuple[list[tuple[NodeId, Grant]], list[Held]]:
         """Grants to repeat, and tasks of others whose offer was never answered and is withdrawn."""
         messages: list[tuple[NodeId, Grant]] = []

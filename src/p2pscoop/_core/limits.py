@@ -68,8 +68,12 @@ class Limits:
     lease_s: float = 45.0
     """A holder that is not heard of for so long has lost the task. Long, because user code in C can hold
     the GIL and silence a healthy node."""
+    vouched_s: float = 600.0
+    """A holder whose process is known to live may say nothing for so long: C code in it can hold the GIL, or
+    it may be stopped."""
     sync_s: float = 5.0
-    """Every so often a node compares its members with those of one random peer."""
+    """Every so often a node compares its members with those of one random peer, and asks one that it takes for
+    dead whether it is."""
     leave_s: float = 2.0
     """A leaving node waits so long for the last acknowledgements, and the word of a node that has left may be
     overtaken by its goodbye for so long."""

@@ -77,6 +77,19 @@ class Membership:
             )
         return self._alive
 
+    def dead_peers(self) -> tuple[NodeId, ...]:
+        """All peers that are taken for dead."""
+        return tuple(node for node, row in self._rows.items() if row.state is MemberState.DEAD)
+
+    @property
+    def incarnation(self) -> int:
+        """Of this node."""
+        return self._rows[self._me].incarnation
+
+    def rows_of(self, *nodes: NodeId) -> tuple[MemberEntry, ...]:
+        """The rows of these nodes, as far as they are known."""
+        return tuple(self._rows[node] for node in nodes if node in self._rows)
+
     def origins(self) -> tuple[NodeId, ...]:
         """The peers (and this node) that are there and submitted a program."""
         return tuple(

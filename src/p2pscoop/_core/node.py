@@ -69,8 +69,8 @@ from p2pscoop._core.values import (
 
 __all__ = ["Node"]
 
-_ENTRIES_PER_MESSAGE = 1000
-"""Rows of HOLDING, ACCEPT and the like in one message, so that a header stays far below its limit."""
+_STOPPED_S = 2.0
+"""Ticks are at most a second apart; a node that was not ticked for so long was not running."""
 
 
 class Node:
@@ -111,10 +111,12 @@ class Node:
         self._thief = Thief(info.id, rng, limits)
         self._waiting = WaitingThieves(limits)
         self._early_steals: dict[NodeId, Steal] = {}
+        self._heard_at: dict[NodeId, float] = {}
         self._join_at = 0.0
         self._sync_at = 0.0
         self._holding_at = 0.0
         self._lease_at = 0.0
+        self._ticked_at = 0.0
         self._handlers: dict[type[Message], Callable[[float, NodeId, Any], list[Effect]]] = {
             Join: self._on_join,
             Welcome: self._on_welcome,
@@ -154,6 +156,11 @@ class Node:
         """Whether no task, of its own or of others, is on its way or in custody."""
         return self._custodian.quiescent
 
+    @property
+    def counterparts(self) -> set[NodeId]:
+        """The peers on which custodies depend: see `vouch`."""
+        return self._custodian.counterparts
+
     def wake_at(self) -> float:
         """When `tick` should be called at the latest, on the clock of `now`."""
         times = [self._sync_at, self._holding_at, self._lease_at, self._custodian.deliveries.wake_at()]
@@ -170,6 +177,7 @@ class Node:
         self._sync_at = now + self.limits.sync_s
         self._holding_at = now + self.limits.holding_s
         self._lease_at = now + 1.0
+        self._ticked_at = now
         return self._join(now)
 
     def receive(self, now: float, envelope: Envelope) -> list[Effect]:
@@ -178,7 +186,10 @@ class Node:
         if recipient not in (self.id, NOBODY):
             return self._post.to(sender, NotMe(recipient))
         effects: list[Effect] = []
-        if self.membership.is_gone(sender) and not isinstance(message, (Join, Sync, Leaving)):
+        self._thief.heard(sender)
+        if self.membership.is_alive(sender):
+            self._heard_at[sender] = now
+        elif self.membership.is_gone(sender) and not isinstance(message, (Join, Sync, Leaving)):
             # It was taken for dead and is not: tell it, so that it refutes. What it says still counts.
             row = self.membership.row(sender)
             if row is not None and row.state is MemberState.DEAD:
@@ -188,6 +199,11 @@ class Node:
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: do what is due."""
         effects: list[Effect] = []
+        if now - self._ticked_at > _STOPPED_S:
+            # This node was stopped, or its clock jumped: that others were silent meanwhile means nothing.
+            for peer in self.counterparts:
+                self._custodian.vouch(now, peer)
+        self._ticked_at = now
         if not self.joined and now >= self._join_at:
             effects += self._join(now)
         if now >= self._sync_at:
@@ -203,6 +219,17 @@ class Node:
         if self.joined and not self.leaving:
             effects += self._steal(self._thief.tick(now, self.membership.alive_peers()))
         return effects
+
+    def vouch(self, now: float, peers: Iterable[NodeId]) -> None:
+        """The processes of these peers live, as far as this machine can tell, whether or not they say anything.
+
+        So leases of those that are silent do not end, for `Limits.vouched_s`. What a peer that speaks does not
+        claim to hold is lost all the same.
+        """
+        for peer in self.counterparts.intersection(peers):
+            heard_at = self._heard_at.get(peer, now)
+            if now - 2 * self.limits.holding_s > heard_at > now - self.limits.vouched_s:
+                self._custodian.vouch(now, peer)
 
     def seek(self, now: float) -> list[Effect]:
         """The node has nothing to run: send what is finished, and look for work."""
@@ -380,9 +407,15 @@ class Node:
         return [] if self.joined else [Refused(message.reason)]
 
     def _on_sync(self, now: float, sender: NodeId, message: Sync) -> list[Effect]:
+        before = self.membership.incarnation
         effects = self._apply(now, self.membership.merge(message.members))
         if message.answer and not self.leaving:
             effects += self._post.to(sender, Sync(self.membership.rows(), answer=False))
+        elif self.membership.incarnation > before:
+            # It was taken for dead, and answered a question, or was told unasked: it says that it is there.
+            me = self.membership.row(self.id)
+            assert me is not None
+            effects += self._post.to(sender, Sync((me,), answer=False))
         return effects
 
     def _on_leaving(self, now: float, sender: NodeId, message: Leaving) -> list[Effect]:
@@ -415,6 +448,8 @@ class Node:
 
     def _lose(self, now: float, peer: NodeId, *, drained: bool) -> list[Effect]:
         self._waiting.discard(peer)
+        self._heard_at.pop(peer, None)
+        self._thief.heard(peer)
         effects = self._custodian.lose(now, peer, drained=drained)
         if not self.leaving:
             effects += self._steal(self._thief.on_gone(now, peer, self.membership.alive_peers()))
@@ -426,10 +461,16 @@ class Node:
 
     def _sync(self, now: float) -> list[Effect]:
         self._sync_at = now + self.limits.sync_s * self._rng.uniform(0.75, 1.25)
+        effects: list[Effect] = []
         peers = self.membership.alive_peers()
-        if not peers:
-            return []
-        return self._post.to(self._rng.choice(peers), Sync(self.membership.rows(), answer=True))
+        if peers:
+            effects += self._post.to(self._rng.choice(peers), Sync(self.membership.rows(), answer=True))
+        dead = self.membership.dead_peers()
+        if dead and self.joined and not self.leaving:
+            # If it lives, it takes this node for dead as well, perhaps, and one of the two has to speak first.
+            peer = self._rng.choice(dead)
+            effects += self._post.to(peer, Sync(self.membership.rows_of(peer, self.id), answer=True))
+        return effects
 
     # -------------------------------------------------------------------------- handlers: stealing
 

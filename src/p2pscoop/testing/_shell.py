@@ -459,6 +459,8 @@ class SimNode:
 
     def _tick(self) -> None:
         self._tick_at = float("inf")
+        if self.simulator.vouching:
+            self.node.vouch(self.now, [node.node.id for node in self.simulator.nodes if node.alive])
         self.carry_out(self.node.tick(self.now))
 
     def jump(self, seconds: float) -> None:
