@@ -43,6 +43,7 @@ from p2pscoop._core.post import Post
 from p2pscoop._core.values import (
     BOUNCED,
     GrantedTask,
+    MemberState,
     Outcome,
     OutcomeKind,
     Spec,
@@ -330,6 +331,8 @@ class Custodian:
         record = self.owned.on_kept(now, sender, result.serial, result.token)
         if record is None:
             return []
+        if lost := self._lose_late_claims(sender):
+            return lost
         if record.wanted:
             return self._post.to(sender, Fetch((result.serial,)))
         return [Kept(record.handle, record.serial, sender, hungry)] if news else []
@@ -351,7 +354,9 @@ class Custodian:
         mine = (entry for entry in message.entries if entry.owner == self._me)
         obsolete, released = self.owned.on_holding(now, sender, mine)
         effects: list[Effect] = [Released(lent.handle) for lent in released]
-        return effects + (self._post.to(sender, HoldingAck(obsolete)) if obsolete else [])
+        if obsolete:
+            effects += self._post.to(sender, HoldingAck(obsolete))
+        return effects + self._lose_late_claims(sender)
 
     def on_holding_ack(self, _: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
         """An owner's verdict on what this node has."""
@@ -388,6 +393,12 @@ class Custodian:
         if withdrawn:
             effects.append(Withdraw(tuple(record.key for record in withdrawn)))
         return effects
+
+    def _lose_late_claims(self, sender: NodeId) -> list[Effect]:
+        """Race 11 of CUSTODY.md: what a node claims whose death was known before its word came is lost with it."""
+        row = self._membership.row(sender)
+        dead = row is not None and row.state is MemberState.DEAD
+        return self.requeue(self.owned.lose_holder(sender)) if dead else []
 
     @property
     def counterparts(self) -> set[NodeId]:
