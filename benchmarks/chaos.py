@@ -34,7 +34,7 @@ def one_run(job: str, fault: str, nodes: int, seconds: float, seed: int, expecte
         environment = {
             **os.environ,
             "P2PSCOOP_NODES": str(nodes),
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
             "TMPDIR": directory,
             LOG_VARIABLE: log,
         }
