@@ -126,8 +126,9 @@ def test_all_but_the_nodes_are_killed(script: WriteScript, family: Family) -> No
     (supervisor,) = family.pids("p2pscoop._supervisor")
     os.kill(supervisor, signal.SIGSTOP)
     os.kill(origin, signal.SIGKILL)
-    process.communicate(timeout=TIMEOUT_S)
+    process.wait(TIMEOUT_S)
     os.kill(supervisor, signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT_S)
     eventually(family.has_ended, within_s=10)
 
 
