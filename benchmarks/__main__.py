@@ -1,4 +1,4 @@
-"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling`."""
+"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling chaos`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling")
+NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling", "chaos")
 
 
 def main() -> None:
@@ -15,10 +15,16 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", choices=[[], *NAMES], help=f"some of {', '.join(NAMES)}  [default: all]"
     )
-    names = parser.parse_args().names or NAMES
+    chaos = parser.add_argument_group("chaos")
+    chaos.add_argument("--runs", type=int, default=4, help="programs with kills  [default: %(default)s]")
+    chaos.add_argument("--seconds", type=float, default=30.0, help="of each  [default: %(default)s]")
+    chaos.add_argument("--nodes", type=int, default=8, help="of each  [default: %(default)s]")
+    options = parser.parse_args()
+    of_chaos = {"runs": options.runs, "seconds": options.seconds, "nodes": options.nodes}
     results: list[Result] = []
-    for name in names:
-        results += importlib.import_module(f"benchmarks.{name}").run()
+    for name in options.names or NAMES:
+        settings = of_chaos if name == "chaos" else {}
+        results += importlib.import_module(f"benchmarks.{name}").run(**settings)
     report(results)
 
 

@@ -41,7 +41,7 @@ class Home:
         interruptible: whether a `KeyboardInterrupt` here is a person's.
         path: of the main program's task.
         on_refused: called (in the home thread) with the reason if the cluster does not want this node.
-        on_alone: called (in the home thread) when no origin is left.
+        on_alone: called, in any thread, when no origin is left.
         on_broken: called (in the home thread) when the program's initializer raised here.
         on_cancelled: called (in any thread) with a guest that runs and need not run any further.
     """
@@ -337,8 +337,8 @@ class Home:
         """See `Port`."""
         del failed
         logger.info("%s: %s %s", self.runtime.name, info.name, f"left: {reason}" if reason else "is gone")
-        if info.origin and not self.runtime.node.membership.origins():
-            self.scheduler.call_soon(lambda: self._on_alone and self._on_alone())
+        if info.origin and not self.runtime.node.membership.origins() and self._on_alone is not None:
+            self._on_alone()
 
     # ------------------------------------------------------------------------------- home thread again
 

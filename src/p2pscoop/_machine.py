@@ -125,13 +125,30 @@ def remove_directory(path: str) -> None:
 
 
 def remove_traces(directory: str, addresses: Sequence[str]) -> None:
-    """Remove the sockets of a process that is about to vanish, and their directory if it was the last one."""
+    """Remove the sockets of a process that is about to vanish, and the directory if nobody listens there."""
     for address in addresses:
         if address.startswith("ipc://"):
             with contextlib.suppress(OSError):
                 os.unlink(address.removeprefix("ipc://"))
     with contextlib.suppress(OSError):
+        for path in Path(directory).iterdir():
+            if _is_abandoned(path):
+                # Of a process that was killed, and could not do so itself.
+                path.unlink(missing_ok=True)
         os.rmdir(directory)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether nobody listens at this socket of a file."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def host_name() -> str:

@@ -28,6 +28,8 @@ __all__ = ["main"]
 logger = logging.getLogger("p2pscoop")
 
 SEED_PATIENCE_S = 5.0
+ALONE_GRACE_S = 5.0
+"""How long a node whose program has ended may take to finish what it runs, for which nobody waits any more."""
 
 
 def main() -> NoReturn:
@@ -51,7 +53,7 @@ class _Process:
             interruptible=False,
             path=b"",
             on_refused=self._on_refused,
-            on_alone=lambda: self._end(EXIT_LEFT, "the program has ended"),
+            on_alone=self._on_alone,
             on_broken=self._on_broken,
             on_cancelled=lambda task: self._pursuit.begin(task),
         )
@@ -122,7 +124,17 @@ class _Process:
         for line in tether:
             if line.strip() == b"leave":
                 self.home.scheduler.call_soon(self._leave)
-        # Nobody is left who could want anything of this process. User code may hold the main thread.
+        self._vanish()
+
+    def _on_alone(self) -> None:
+        """The last origin is gone. What runs may end, but not for ever."""
+        self.home.scheduler.call_soon(lambda: self._end(EXIT_LEFT, "the program has ended"))
+        patience = threading.Timer(ALONE_GRACE_S, self._vanish)
+        patience.daemon = True
+        patience.start()
+
+    def _vanish(self) -> None:
+        """Nobody is left who could want anything of this process. User code may hold the main thread."""
         _machine.remove_traces(self._config.directory, self.home.runtime.transport.addresses)
         os._exit(EXIT_LEFT)
 

@@ -22,7 +22,7 @@ from p2pscoop._core.ids import FIRST_TOKEN, TaskKey, Token
 from p2pscoop._core.values import BOUNCED, Outcome, OutcomeKind, Spec, SpecKind, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
-ME, ANN, BOB = b"me......", b"ann.....", b"bob....."
+ME, ANN, BOB, EVE = b"me......", b"ann.....", b"bob.....", b"eve....."
 SPEC = Spec(b"code", b"args")
 CONTINUATION = Spec(b"", b"frames", SpecKind.CONTINUATION)
 VALUE = Outcome(OutcomeKind.VALUE, b"1")
@@ -169,14 +169,22 @@ def test_the_task_that_was_suspected_before_is_blamed_again(owner: OwnerLedger) 
     poison, innocent = lend(owner), lend(owner)
     owner.lose_holder(ANN)
     assert poison.suspected == innocent.suspected == (ANN,), "it may have been either"
-    fresh = lend(owner)
-    owner.lend(1.0, "handle", poison.serial, SPEC, ANN)
+    fresh = owner.lend(1.0, "handle", None, SPEC, EVE)
+    owner.lend(1.0, "handle", poison.serial, SPEC, EVE)
     owner.lend(1.0, "handle", innocent.serial, SPEC, BOB)
-    assert owner.has_suspect(ANN)
-    owner.lose_holder(ANN)
-    assert (poison.suspected, fresh.suspected, innocent.suspected) == ((ANN, ANN), (), (ANN,))
+    assert owner.has_suspect(EVE)
+    owner.lose_holder(EVE)
+    assert (poison.suspected, fresh.suspected, innocent.suspected) == ((ANN, EVE), (), (ANN,))
     assert owner.has_suspect(BOB)
-    assert not owner.has_suspect(ANN)
+    assert not owner.has_suspect(EVE)
+
+
+def test_a_node_is_blamed_once_however_often_it_is_taken_for_dead(owner: OwnerLedger) -> None:
+    record = lend(owner)
+    owner.lose_holder(ANN)
+    owner.lend(1.0, "handle", record.serial, SPEC, ANN)
+    owner.lose_holder(ANN)
+    assert record.suspected == (ANN,)
 
 
 def test_what_had_ended_is_not_blamed(owner: OwnerLedger) -> None:

@@ -468,6 +468,30 @@ def test_an_owner_learns_at_once_where_its_task_went(three: Cluster) -> None:
     assert three["bob"].quiescent
 
 
+def test_a_death_overtakes_the_last_word(three: Cluster) -> None:
+    """Race 11 of CUSTODY.md: the owner believed a dead node, and waited until the lease ended."""
+    key = three.lend("ann", "bob")
+    three.give("bob", "eve", held=[(key, None)])
+    three.deliver(Grant)
+    eve = three["eve"].id
+    assert kinds(three.do("ann", lambda node: node.peer_lost(0.0, eve))) == [Departed, Disconnect]
+    assert three.deliver(Holding) == [ComeHome("handle", key.serial)]
+    assert three["ann"].counters.requeued == 1
+
+
+def test_a_value_that_a_dead_node_kept_is_computed_again(three: Cluster) -> None:
+    key = three.lend("ann", "bob")
+    three.give("bob", "eve", held=[(key, None)])
+    three.deliver(Grant)
+    three.drop(Holding)
+    eve = three["eve"].id
+    three["eve"].begin(key)
+    three.do("eve", lambda node: node.finish(0.0, key, Outcome(OutcomeKind.VALUE, bytes(LIMITS.bulk_min))))
+    three.do("eve", lambda node: node.seek(0.0))
+    three.do("ann", lambda node: node.peer_lost(0.0, eve))
+    assert ComeHome("handle", key.serial) in three.deliver(Result)
+
+
 def test_a_task_that_goes_round_is_queued_again(three: Cluster) -> None:
     """Race 1 of CUSTODY.md, with both acceptances late."""
     key = three.lend("ann", "bob")

@@ -44,6 +44,7 @@ from p2pscoop._core.post import Post
 from p2pscoop._core.values import (
     BOUNCED,
     GrantedTask,
+    MemberState,
     Outcome,
     OutcomeKind,
     Spec,
@@ -337,6 +338,8 @@ class Custodian:
         record = self.owned.on_kept(now, sender, result.serial, result.token)
         if record is None:
             return []
+        if lost := self._lose_late_claims(sender):
+            return lost
         if record.wanted:
             return self._post.to(sender, Fetch((result.serial,)))
         return [Kept(record.handle, record.serial, sender, hungry)] if news else []
@@ -361,7 +364,9 @@ class Custodian:
         if obsolete:
             effects += self._post.to(sender, HoldingAck(obsolete))
         stopped = tuple(entry.serial for entry in obsolete if entry.serial in self._stopped)
-        return effects + (self._post.to(sender, Cancel(stopped, stop=True)) if stopped else [])
+        if stopped:
+            effects += self._post.to(sender, Cancel(stopped, stop=True))
+        return effects + self._lose_late_claims(sender)
 
     def on_holding_ack(self, _: float, sender: NodeId, message: HoldingAck) -> list[Effect]:
         """An owner's verdict on what this node has."""
@@ -401,6 +406,12 @@ class Custodian:
         if withdrawn:
             effects.append(Withdraw(tuple(record.key for record in withdrawn)))
         return effects
+
+    def _lose_late_claims(self, sender: NodeId) -> list[Effect]:
+        """Race 11 of CUSTODY.md: what a node claims whose death was known before its word came is lost with it."""
+        row = self._membership.row(sender)
+        dead = row is not None and row.state is MemberState.DEAD
+        return self.requeue(self.owned.lose_holder(sender)) if dead else []
 
     @property
     def counterparts(self) -> set[NodeId]:

@@ -225,7 +225,8 @@ class OwnerLedger:
         ]
         unfinished = [record for record in lost if killed and not record.kept]
         for record in [record for record in unfinished if record.suspected] or unfinished:
-            record.suspected = (*record.suspected, holder)
+            if holder not in record.suspected:  # One that is taken for dead, and is not, may be lost again.
+                record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
 
     def has_suspect(self, holder: NodeId) -> bool:
