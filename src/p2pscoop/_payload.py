@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import hashlib
 import io
 import os
 import pickle
@@ -32,7 +31,6 @@ from p2pscoop._gathering import gathered
 from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError, RemoteTraceback
 
 __all__ = [
-    "PATH_SIZE",
     "Program",
     "SpecEncoder",
     "decode_outcome",
@@ -45,11 +43,9 @@ __all__ = [
     "encode_value",
     "explain",
     "reduce_special",
-    "task_path",
 ]
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
-PATH_SIZE = 16
 _CODE_CACHE_MAX = 64
 _CODE_SIZE_MAX = 64 * 1024
 
@@ -139,20 +135,6 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as file:
         _Pickler(file, protocol=5).dump(value)
         return file.getvalue()
-
-
-def task_path(future: Future[Any]) -> bytes:
-    """What names a task whatever node runs it: derived from its parent's path and its number there."""
-    chain: list[Future[Any]] = []
-    each: Future[Any] = future
-    while each._path is None:
-        chain.append(each)
-        assert each._parent is not None, "the main program's task has a path"
-        each = each._parent
-    path = each._path
-    for each in reversed(chain):
-        path = each._path = hashlib.blake2b(path + each._index.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
-    return path
 
 
 # ------------------------------------------------------------------------------------------- specs

@@ -59,6 +59,7 @@ from p2pscoop._future import (
 from p2pscoop.errors import ShutdownError, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
+    from p2pscoop._core.ids import NodeId
     from p2pscoop._port import Guest
     from p2pscoop._ranges import Range
 
@@ -138,6 +139,9 @@ class Hooks(Protocol):
 
     def size(self) -> int:
         """How many nodes run tasks, this one included."""
+
+    def node_id(self) -> NodeId:
+        """This node's id."""
 
     def quiescent(self) -> bool:
         """Whether no task of this node is elsewhere, and none of another node is here."""

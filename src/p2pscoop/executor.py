@@ -20,7 +20,8 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
-from p2pscoop._payload import PATH_SIZE, encode_program
+from p2pscoop._future import PATH_SIZE
+from p2pscoop._payload import encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
