@@ -149,6 +149,10 @@ class Home:
         """See `Hooks`."""
         return self.runtime.node.id
 
+    def is_origin(self) -> bool:
+        """See `Hooks`."""
+        return self.runtime.node.info.origin
+
     def quiescent(self) -> bool:
         """See `Hooks`."""
         # In this order: from the first to the last is the way that a task takes.

@@ -16,6 +16,7 @@ import contextvars
 import io
 import os
 import pickle
+import struct
 import sys
 import traceback
 from collections import OrderedDict
@@ -33,10 +34,12 @@ from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError
 __all__ = [
     "Program",
     "SpecEncoder",
+    "decode_constant",
     "decode_outcome",
     "decode_program",
     "decode_spec",
     "dumps",
+    "encode_constant",
     "encode_error",
     "encode_future",
     "encode_program",
@@ -214,6 +217,46 @@ def decode_spec(spec: Spec) -> tuple[Callable[..., Any], tuple[Any, ...], dict[s
         _codes.move_to_end(spec.code)
     args, kwargs, path = pickle.loads(spec.args)
     return work, args, kwargs, path
+
+
+# --------------------------------------------------------------------------------------- constants
+
+_ALIGNMENT = 16
+
+
+def encode_constant(name: str, value: Any) -> bytes:
+    """A shared constant as bytes: a table of lengths, then the pickle, then the buffers of arrays, aligned.
+
+    Raises:
+        NotPicklableError: naming the part that does not pickle.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        with io.BytesIO() as file:
+            _Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
+            pickled = file.getvalue()
+        parts: list[bytes | memoryview] = [pickled, *(buffer.raw() for buffer in buffers)]
+    except BaseException as error:
+        label = f"constant {name!r}"
+        raise NotPicklableError(f"{label} cannot be pickled: {explain(value, label, error)}") from error
+    table = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(len(part) for part in parts))
+    pieces: list[bytes | memoryview] = []
+    for part in (table, *parts):
+        pieces += [part, bytes(-len(part) % _ALIGNMENT)]
+    return b"".join(pieces)
+
+
+def decode_constant(data: bytes) -> Any:
+    """Undo `encode_constant`: arrays are views of these bytes, and read-only. Raises what unpickling raises."""
+    (count,) = struct.unpack_from("<Q", data)
+    lengths = struct.unpack_from(f"<{count}Q", data, 8)
+    start = 8 * (1 + count)
+    parts = []
+    for length in lengths:
+        start += -start % _ALIGNMENT
+        parts.append(memoryview(data)[start : start + length])
+        start += length
+    return pickle.loads(parts[0], buffers=parts[1:])
 
 
 # ---------------------------------------------------------------------------------------- programs

@@ -143,6 +143,9 @@ class Hooks(Protocol):
     def node_id(self) -> NodeId:
         """This node's id."""
 
+    def is_origin(self) -> bool:
+        """Whether the main program runs here."""
+
     def quiescent(self) -> bool:
         """Whether no task of this node is elsewhere, and none of another node is here."""
 

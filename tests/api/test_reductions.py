@@ -9,8 +9,9 @@ import re
 import time
 from collections.abc import Callable
 
-import p2pscoop
 import pytest
+
+import p2pscoop
 from p2pscoop import futures
 
 pytestmark = pytest.mark.usefixtures("nodes")
@@ -130,7 +131,7 @@ def test_the_names_of_scoop() -> None:
 def test_ids_are_those_of_the_tasks() -> None:
     ids = [futures.submit(square, x).id for x in range(100)]
     assert len(set(ids)) == 100
-    assert all(id is not None and re.fullmatch("[0-9a-f]{32}", id) for id in ids)
+    assert all(each is not None and re.fullmatch("[0-9a-f]{32}", each) for each in ids)
 
 
 def test_a_future_knows_the_node_that_its_task_ended_on(nodes: int) -> None:
