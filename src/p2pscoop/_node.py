@@ -61,7 +61,7 @@ class _Process:
                 name=config.name,
                 directory=config.directory,
                 seeds=config.seeds,
-                tcp=None if config.listen is None else (config.listen, 0),
+                tcp=None if config.listen is None else (config.listen, config.port),
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):

@@ -6,6 +6,7 @@ launcher tells it through one environment variable where to listen, and which de
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ def main() -> None:
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    if config.log_level != logging.WARNING:
+        _log(config.log_level)
     session = _session.open_session(config.directory, tcp=config.listen, own=False)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=script, __builtins__=__builtins__, __cached__=None)
@@ -45,6 +48,15 @@ def main() -> None:
         if isinstance(error, KeyboardInterrupt):
             _die_of_interrupt(session)
         sys.exit(1)
+
+
+def _log(level: int) -> None:
+    """Show what the package logs, without touching what the script does with `logging`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("p2pscoop")
+    logger.setLevel(level)
+    logger.addHandler(handler)
 
 
 def _die_of_interrupt(session: _session.Session) -> None:

@@ -30,6 +30,7 @@ LAYERS = [
     {"p2pscoop._home", "p2pscoop._random", "p2pscoop._supervisor"},
     {"p2pscoop._session", "p2pscoop._node"},
     {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.shared", "p2pscoop.executor"},
+    {"p2pscoop.launch"},
     {"p2pscoop.cli", "p2pscoop.testing"},
     {"p2pscoop.__main__"},
 ]
