@@ -59,6 +59,8 @@ from p2pscoop._future import (
 from p2pscoop.errors import ShutdownError, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
+    import cProfile
+
     from p2pscoop._core.ids import NodeId
     from p2pscoop._port import Guest
     from p2pscoop._ranges import Range
@@ -177,6 +179,8 @@ class Scheduler:
         self.task = self.root_task
         self.root = root
 
+        self.profiler: cProfile.Profile | None = None
+        """Taken off while the stack changes hands."""
         self.executed = 0
         """Tasks started here, since the start."""
         self.hungry = False
@@ -556,6 +560,8 @@ class Scheduler:
         """Leave a strand for another greenlet; returns when somebody switches back."""
         if strand.deque or strand.ranges:
             self.stocked[strand] = None
+        if self.profiler is not None:
+            self.profiler.disable()
         try:
             target.switch()
         finally:
@@ -570,6 +576,9 @@ class Scheduler:
         strand.timer = 0
         self.stocked.pop(strand, None)
         self._blocked.discard(strand)
+        if self.profiler is not None:
+            self.profiler.disable()  # It is on where a strand ended.
+            self.profiler.enable()
 
     # -------------------------------------------------------------------------------------- the loop
 

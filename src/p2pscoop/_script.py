@@ -30,6 +30,11 @@ def main() -> None:
     if config.log_level != logging.WARNING:
         _log(config.log_level)
     session = _session.open_session(config.directory, tcp=config.listen, own=False)
+    profile = None
+    if config.profile is not None:
+        from p2pscoop._profile import NodeProfile
+
+        profile = NodeProfile(session.home.scheduler, config.profile, session.home.runtime.name)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=script, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = module
@@ -48,6 +53,11 @@ def main() -> None:
         if isinstance(error, KeyboardInterrupt):
             _die_of_interrupt(session)
         sys.exit(1)
+    finally:
+        if profile is not None:
+            if not session.failed:
+                _session.stop(wait=True)  # What the script has not waited for belongs to it.
+            profile.save()
 
 
 def _log(level: int) -> None:

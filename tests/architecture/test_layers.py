@@ -24,7 +24,7 @@ LAYERS = [
     {"p2pscoop._transport"},
     {"p2pscoop._port", "p2pscoop._constants"},
     {"p2pscoop._scheduler"},
-    {"p2pscoop._ranges", "p2pscoop._pool"},
+    {"p2pscoop._ranges", "p2pscoop._pool", "p2pscoop._profile"},
     {"p2pscoop._local", "p2pscoop._runtime"},
     {"p2pscoop._migration", "p2pscoop._reduction"},
     {"p2pscoop._home", "p2pscoop._random", "p2pscoop._supervisor"},

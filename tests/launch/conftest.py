@@ -58,8 +58,9 @@ def _start(directory: Path, address: str, prefix: tuple[str, ...]) -> Server:
             probe.bind((address, 0))
             port = probe.getsockname()[1]
     (directory / "config").write_text(
-        f"ListenAddress {address}\nPort {port}\nHostKey {directory}/host\nPidFile none\nUsePAM no\nStrictModes no\n"
-        f"AuthorizedKeysFile {directory}/user.pub\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        f"ListenAddress {address}\nPort {port}\nHostKey {directory}/host\nPidFile none\nUsePAM no\n"
+        f"StrictModes no\nAuthorizedKeysFile {directory}/user.pub\nPasswordAuthentication no\n"
+        "PermitRootLogin yes\n"
     )
     known = directory / "known_hosts"
     known.write_text(f"[{address}]:{port} {(directory / 'host.pub').read_text()}")

@@ -16,7 +16,7 @@ from p2pscoop.launch.hosts import Host
 from p2pscoop.launch.plan import Plan
 from p2pscoop.launch.remote import RemoteConfig
 
-__all__ = ["Arrangement", "arrange", "external_address", "profile_directory"]
+__all__ = ["Arrangement", "addresses", "arrange", "external_address", "profile_directory"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -44,6 +44,12 @@ def external_address(plan: Plan, options: LaunchOptions) -> str:
     if all(_bare(host).startswith("127.") for host in plan.remote):
         return LOOPBACK
     return socket.getfqdn()
+
+
+def addresses(plan: Plan, options: LaunchOptions) -> list[str]:
+    """Where nodes of different hosts of a plan connect to each other."""
+    hosts = [] if options.tunnel else [_bare(host) for host in plan.remote]
+    return [external_address(plan, options), *hosts]
 
 
 def arrange(plan: Plan, local: int, listen: tuple[str, int] | None, options: LaunchOptions) -> Arrangement:

@@ -86,8 +86,8 @@ def run(
         where = plan.make(launch.hosts, launch.hostfile, nodes, os.environ)
         local = _nodes_or_default(where.local)
         if where.remote and listen is None:
-            address = _arrange.external_address(where, launch)
-            _check_insecure(f"{where.source} names other hosts", address, insecure)
+            for address in _arrange.addresses(where, launch):
+                _check_insecure(f"{where.source} names other hosts", address, insecure)
         arrangement = _arrange.arrange(where, local, listen, launch)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

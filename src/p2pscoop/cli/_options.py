@@ -68,7 +68,7 @@ class RunCommand(click.Command):
             option = rest.pop(0)
             if option in ("--hosts", "--host"):
                 first = True
-                while rest and not rest[0].startswith("-") and (first or not _is_script(rest[0])):
+                while rest and not rest[0].startswith("-") and not _is_script(rest[0]):
                     done.append(f"--hosts={rest.pop(0)}")
                     first = False
                 if first:
