@@ -311,13 +311,17 @@ class Future(Generic[T]):
             self.add_waiter(callback)
 
     def add_waiter(self, waiter: Callable[[Future[Any]], None]) -> None:
-        """Call this in the home thread when the task ends. It must not raise."""
+        """Call this in the home thread when the task ends, and have its value here then. It must not raise."""
+        self.await_quietly(waiter)
+        if hasattr(self, "_kept"):
+            self._scheduler.hooks.wanted(self)
+
+    def await_quietly(self, waiter: Callable[[Future[Any]], None]) -> None:
+        """As `add_waiter`, but a value that another node keeps may stay there."""
         if self._waiters is None:
             self._waiters = [waiter]
         else:
             self._waiters.append(waiter)
-        if hasattr(self, "_kept"):
-            self._scheduler.hooks.wanted(self)
 
     def discard_waiter(self, waiter: Callable[[Future[Any]], None]) -> None:
         """Undo `add_waiter`, if the task has not ended."""

@@ -11,6 +11,7 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from p2pscoop._dataflow import Dependent
 from p2pscoop._future import QUEUED, Future
 from p2pscoop._scheduler import Scheduler
 from p2pscoop.errors import ShutdownError
@@ -78,9 +79,9 @@ def submit(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T
         scheduler.check_thread()
     for arg in args:
         if type(arg) is Future:
-            return scheduler.submit_after(fn, args, kwargs)
+            return Dependent(scheduler, fn, args, kwargs).future
     if kwargs and Future in map(type, kwargs.values()):
-        return scheduler.submit_after(fn, args, kwargs)
+        return Dependent(scheduler, fn, args, kwargs).future
     task = scheduler.task
     index = task._spawned
     task._spawned = index + 1

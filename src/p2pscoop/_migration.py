@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Spec, SpecKind
+from p2pscoop._dataflow import Dependent
 from p2pscoop._future import DONE, FAILED, LENT, Future, Kept, Parcel, finished, name_of
 from p2pscoop._gathering import Gathering
 from p2pscoop._payload import decode_outcome
@@ -262,14 +263,20 @@ class Migration:
         count = self.reserve(task, holder)
         if count and not hungry:
             self._runtime.hand_out(holder, count)
-        if any(not _is_suspended(waiter) for waiter in tuple(task._waiters or ())):
+        waiters = tuple(task._waiters or ())
+        for waiter in waiters:
+            dependent = getattr(waiter, "__self__", None)
+            if type(dependent) is Dependent:
+                # It may have been all that a task waited for: then that suspends, and goes there.
+                self._scheduler.call_soon(dependent.look)
+        if any(not _can_go(waiter) for waiter in waiters):
             self.wanted(task)
 
     def wanted(self, future: Future[Any]) -> None:
         """Somebody waits here for a value that its holder keeps."""
         holder, serial = future._kept
         waiters = tuple(future._waiters or ())
-        if waiters and all(map(_is_suspended, waiters)):
+        if waiters and all(map(_can_go, waiters)):
             # They go to the value, unless they cannot travel: then they ask for it when they go on here.
             count = self.reserve(future, holder)
             if count:
@@ -310,9 +317,9 @@ def task_of(handle: Handle) -> Future[Any] | None:
     return handle() if isinstance(handle, weakref.ref) else handle
 
 
-def _is_suspended(waiter: Any) -> bool:
-    """Whether a waiter stands for a suspended coroutine task."""
-    return type(getattr(waiter, "__self__", None)) is Future
+def _can_go(waiter: Any) -> bool:
+    """Whether what waits can go to the value: a suspended coroutine task, or a task that has not been started."""
+    return type(getattr(waiter, "__self__", None)) in (Future, Dependent)
 
 
 def _claim_ready(ended: Future[Any]) -> list[Future[Any]]:

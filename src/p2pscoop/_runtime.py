@@ -35,10 +35,10 @@ from p2pscoop._core.limits import NODE_ID_SIZE, Limits
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
 from p2pscoop._core.values import PeerInfo, Spec
-from p2pscoop._payload import SpecEncoder
+from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._transport import NngTransport, Transport
-from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
+from p2pscoop.errors import LocalProtocolError, PayloadError, PoisonTaskError, RemoteProtocolError
 
 __all__ = ["NO_QUESTION", "NodeStatistics", "Runtime"]
 
@@ -176,6 +176,7 @@ class Runtime:
                 lambda: port.settle(effect.handle, effect.outcome, effect.holder, effect.hungry)
             ),
             fx.Kept: lambda effect: lambda: port.kept(effect.handle, effect.serial, effect.holder, effect.hungry),
+            fx.Poisoned: lambda effect: lambda: self._poisoned(effect.handle, effect.holders),
             fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial, effect.spec),
             fx.Released: lambda effect: lambda: port.released(effect.handle),
             fx.Passed: lambda effect: lambda: port.passed(effect.key),
@@ -288,6 +289,12 @@ class Runtime:
 
     def _send(self, recipient: PeerInfo, message: Message) -> None:
         self._post(recipient.id, recipient.id, self._reachable(recipient), message)
+
+    def _poisoned(self, task: Any, holders: tuple[NodeId, ...]) -> None:
+        rows = [self.node.membership.row(holder) for holder in holders]
+        names = tuple("?" if row is None else f"{row.info.name} on {row.info.host}" for row in rows)
+        problem = PoisonTaskError(f"{len(names)} nodes died while they had this task: {', '.join(names)}", names)
+        self.port.settle(task, encode_error(problem, self.name), self.node.id, False)
 
     def _send_to_seeds(self, message: Message) -> None:
         for seed in self._seeds:
@@ -491,8 +498,17 @@ class Runtime:
         with self._lock:
             due = now >= self.node.wake_at()
         if due:
+            self._vouch()
             self.do(self.node.tick)
         return self.transport.pump()
+
+    def _vouch(self) -> None:
+        """A connection within this machine ends with the process, so those that it leads to are alive."""
+        membership, group = self.node.membership, self.node.info.group
+        with self._lock:
+            rows = [row for peer in self.node.counterparts if (row := membership.row(peer)) is not None]
+            near = [row.info.id for row in rows if row.info.group == group]
+            self.node.vouch(time.monotonic(), filter(self.transport.is_connected, near))
 
     def _due_at(self) -> float:
         """When the keeper has something to do."""

@@ -50,7 +50,6 @@ from p2pscoop._future import (
     LENT,
     QUEUED,
     RUNNING,
-    WAITING,
     Future,
     Parcel,
     make_future,
@@ -300,42 +299,17 @@ class Scheduler:
         self.coroutines.append(future)
         return future
 
-    def submit_after(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
-        """A task with futures among its arguments: it is queued when all of them have ended."""
-        task = self.task
-        future: Future[Any] = make_future(self, work, args, kwargs, task, task._spawned)
-        task._spawned += 1
-        future._state = WAITING
-        inputs = [each for each in (*args, *kwargs.values()) if type(each) is Future]
-        missing = {each for each in inputs if each._state < DONE}
-
-        def on_end(ended: Future[Any]) -> None:
-            missing.discard(ended)
-            if not missing or ended._state != DONE:
-                self._start_after(future, inputs)
-
-        if missing and all(each._state <= DONE for each in inputs):
-            for each in tuple(missing):
-                each.add_waiter(on_end)
-        else:
-            self._start_after(future, inputs)
-        return future
-
-    def _start_after(self, future: Future[Any], inputs: list[Future[Any]]) -> None:
-        if future._state != WAITING:
-            return  # Cancelled, or failed already with another input.
-        for each in inputs:
-            if each._state > DONE:
-                self.end(future, each._state, None if each._state == CANCELLED else each._value)
-                return
-        future._args = tuple(each._value if type(each) is Future else each for each in future._args)
-        future._kwargs = {
-            name: each._value if type(each) is Future else each for name, each in future._kwargs.items()
-        }
-        future._state = QUEUED
+    def push(self, future: Future[Any]) -> None:
+        """A task that was not queued when it was submitted can start."""
         self.deque.append(future)
         if self.hungry:
             self.feed()
+
+    def start_coroutine(self, future: Future[Any], coroutine: Any) -> None:
+        """Run a coroutine as the work of a task that nobody has started, until it waits or ends."""
+        future.claim()
+        self._prepare_coroutine(future, coroutine)
+        self.step(future)
 
     def feed(self) -> None:
         """Tell the runtime that there is something for the thieves that wait."""

@@ -13,7 +13,8 @@
     ├── TaskError
     │   ├── RemoteError                       the task raised something that could not travel
     │   ├── TaskExitError                     the task called `sys.exit`
-    │   └── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
+    │   ├── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
+    │   └── PoisonTaskError (BrokenExecutor)  one node after the other died with the task
     ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
     ├── JoinRefusedError                      a cluster did not let this node in
     └── ProtocolError
@@ -39,6 +40,7 @@ __all__ = [
     "P2PScoopError",
     "PayloadError",
     "PayloadTooLargeError",
+    "PoisonTaskError",
     "ProtocolError",
     "RemoteError",
     "RemoteProtocolError",
@@ -150,6 +152,23 @@ class TaskInterruptError(TaskError):
 
     A real Ctrl-C in the main program is a plain `KeyboardInterrupt` there, never this.
     """
+
+
+class PoisonTaskError(TaskError, BrokenExecutor):
+    """One node after the other died while it had this task, which is therefore not run again.
+
+    Other tasks are not affected; those that were with it on a node that died are run again.
+
+    Attributes:
+        nodes: names of the nodes that died.
+    """
+
+    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message, nodes)
+        self.nodes = nodes
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class InitializerError(P2PScoopError, BrokenExecutor):

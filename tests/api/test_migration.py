@@ -397,6 +397,82 @@ def test_a_future_whose_value_is_elsewhere_is_done(traffic: Callable[[], int]) -
     assert len(future.result(timeout=0)) == LARGE  # type: ignore[arg-type]
 
 
+def measured(value: bytes, *more: bytes, least: int = 0) -> tuple[int, int]:
+    return len(value) + sum(map(len, more)) + least, where()
+
+
+async def slowly_measured(value: bytes) -> tuple[int, int]:
+    await stolen(time.sleep, 0.01)
+    return len(value), where()
+
+
+@pytest.mark.parametrize("work", [measured, slowly_measured])
+@pytest.mark.parametrize("late", [False, True], ids=["waiting", "late"])
+def test_a_task_starts_where_its_large_argument_lies(
+    traffic: Callable[[], int], work: Callable[..., object], late: bool
+) -> None:
+    future = stolen(large)
+    if late:
+        eventually(future.done)
+    assert futures.submit(work, future).result() in [(LARGE, pid) for pid in nodes_of()]
+    assert traffic() < LARGE / 10
+
+
+def test_other_arguments_come_along_to_the_large_one(traffic: Callable[[], int]) -> None:
+    big, small = stolen(large), stolen(bytes, 7)
+    dependent = futures.submit(measured, big, small, least=futures.submit(int, "5"))
+    assert dependent.result() in [(LARGE + 12, pid) for pid in nodes_of()]
+    assert traffic() < LARGE / 10
+
+
+def test_a_task_that_waits_for_more_than_its_large_argument_can_be_cancelled_or_fail() -> None:
+    big, gate = stolen(large), futures.submit(time.sleep, 0.3)
+    eventually(big.done)
+    cancelled, failing = (
+        futures.submit(measured, big, gate),
+        futures.submit(measured, big, futures.submit(int, "x")),
+    )
+    assert cancelled.cancel()
+    with pytest.raises(ValueError, match="invalid literal"):
+        failing.result()
+    gate.result()
+    assert cancelled.cancelled()
+    assert len(big.result()) == LARGE  # type: ignore[arg-type]
+
+
+def test_large_arguments_of_two_nodes_meet(script: Callable[[str], Script]) -> None:
+    done = script(
+        """
+        import os, time
+        import p2pscoop
+        from p2pscoop import futures
+
+        def large():
+            time.sleep(0.3)
+            return os.getpid().to_bytes(4, "big") * (1 << 20)
+
+        while len(p2pscoop.statistics()) < 3:
+            time.sleep(0.01)
+        parts = [futures.submit(large) for _ in range(2)]
+        while not all(part.done() for part in parts):
+            time.sleep(0.001)
+        holders = futures.submit(lambda *values: {value[:4] for value in values}, *parts).result()
+        print(len(holders), os.getpid().to_bytes(4, "big") in holders)
+        """
+    ).run(nodes=3)
+    assert done.stdout == "2 False\n", done.stderr
+
+
+def test_a_task_that_cannot_go_to_its_large_argument_gets_it() -> None:
+    lock = threading.Lock()
+
+    def holding(value: bytes) -> tuple[int, int]:
+        with lock:
+            return len(value), where()
+
+    assert futures.submit(holding, stolen(large)).result() == (LARGE, os.getpid())
+
+
 def test_a_task_that_cannot_go_to_a_large_value_gets_it() -> None:
     async def holding() -> tuple[int, int]:
         lock = threading.Lock()

@@ -18,7 +18,7 @@ LAYERS = [
     {"p2pscoop._core"},
     {"p2pscoop._machine", "p2pscoop._process_config"},
     {"p2pscoop._future"},
-    {"p2pscoop._gathering"},
+    {"p2pscoop._dataflow", "p2pscoop._gathering"},
     {"p2pscoop._payload"},
     {"p2pscoop._parcels"},
     {"p2pscoop._transport"},

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 
 import pytest
 from benchmarks.exits import PROGRAM
@@ -17,6 +18,7 @@ from tests.conftest import TIMEOUT_S, Script, eventually, nodes_of
 
 from p2pscoop import Executor, futures
 from p2pscoop._local import current
+from p2pscoop.errors import PoisonTaskError
 
 WriteScript = Callable[..., Script]
 
@@ -276,3 +278,20 @@ def test_statistics_add_up(script: WriteScript) -> None:
     executed = json.loads(result.stdout)
     assert len(executed) == 3
     assert sum(executed) == 150_049
+
+
+def deadly(x: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_a_task_that_kills_its_node_each_time_is_given_up_and_harms_no_other() -> None:
+    with Executor(2) as executor:
+        poison = executor.submit(deadly, 1)
+        others = [executor.submit(work, x) for x in range(100)]
+        assert [each.result() for each in others] == [x * x for x in range(100)]
+        with pytest.raises(PoisonTaskError, match="5 nodes died while they had this task") as caught:
+            poison.result()
+        assert isinstance(caught.value, BrokenExecutor)
+        assert len(caught.value.nodes) == 5
+        assert executor.submit(work, 3).result() == 9

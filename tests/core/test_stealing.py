@@ -1,94 +1,149 @@
-"""Whom an idle node asks, and when it falls silent."""
+"""What an idle node does, whom it asks, and who is fed."""
 
 from __future__ import annotations
 
-import math
 import random
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pscoop._core.limits import Limits
 from p2pscoop._core.stealing import Thief, ThiefState, WaitingThieves, lifelines
 
-LIMITS = Limits()
-ME = b"me"
-VICTIMS = (b"a", b"b", b"c", b"d")
+LIMITS = Limits(random_steals=2, steal_timeout_s=1.0, lifeline_refresh_s=4.0)
+ME = b"5......."
+PEERS = [b"%d......." % digit for digit in (1, 2, 3, 7, 8)]
 
 
-def thief(seed: int = 0) -> Thief:
-    return Thief(ME, random.Random(seed), LIMITS)
+@pytest.fixture
+def thief() -> Thief:
+    return Thief(ME, random.Random(1), LIMITS)
 
 
-@given(st.integers(1, 200))
-def test_lifelines_reach_everybody(count: int) -> None:
-    members = [index.to_bytes(2, "big") for index in range(count)]
-    links = {member: lifelines(member, members) for member in members}
-    steps = math.ceil(math.log2(count)) if count > 1 else 0
-    assert all(len(chosen) == len(set(chosen)) == steps for chosen in links.values())
-    reached = {members[0]}
-    for _ in range(steps):
-        reached |= {link for member in reached for link in links[member]}
-    assert reached == set(members)
+def give_up(thief: Thief, now: float = 0.0) -> list:
+    """Until the thief registers."""
+    attempts = thief.seek(now, PEERS)
+    while thief.state is ThiefState.ASKING:
+        (attempt,) = attempts
+        attempts = thief.on_no_work(now, attempt.victim, attempt.steal, PEERS)
+    return attempts
 
 
-def test_two_random_victims_then_the_lifelines_then_silence() -> None:
-    one = thief()
-    (first,) = one.seek(0.0, VICTIMS)
-    assert one.seek(0.0, VICTIMS) == [], "one steal at a time"
-    (second,) = one.on_no_work(0.1, first.victim, first.steal, VICTIMS)
+def test_some_random_steals_then_lifelines_then_silence(thief: Thief) -> None:
+    (first,) = thief.seek(0.0, PEERS)
+    assert not first.lifeline
+    assert thief.seek(0.0, PEERS) == [], "it is looking already"
+    (second,) = thief.on_no_work(0.1, first.victim, first.steal, PEERS)
     assert second.victim != first.victim
-    assert not any(attempt.lifeline for attempt in (first, second))
-    registered = one.on_no_work(0.2, second.victim, second.steal, VICTIMS)
-    assert {attempt.victim for attempt in registered} == set(lifelines(ME, [ME, *VICTIMS]))
-    assert all(attempt.lifeline for attempt in registered)
-    assert one.state is ThiefState.WAITING
-    assert one.tick(1.0, VICTIMS) == []
-    assert one.wake_at is not None
-    assert len(one.tick(one.wake_at, VICTIMS)) == len(registered), "registrations are renewed"
+    assert second.steal > first.steal
+    registrations = thief.on_no_work(0.2, second.victim, second.steal, PEERS)
+    assert thief.state is ThiefState.WAITING
+    assert [each.victim for each in registrations] == lifelines(ME, [ME, *PEERS])
+    assert all(each.lifeline for each in registrations)
+    assert thief.tick(0.3, PEERS) == []
 
 
-def test_late_answers_say_nothing() -> None:
-    one = thief()
-    (first,) = one.seek(0.0, VICTIMS)
-    assert one.on_no_work(0.1, first.victim, first.steal + 1, VICTIMS) == []
-    assert one.on_no_work(0.1, b"x", first.steal, VICTIMS) == []
-    one.found()
-    assert one.on_no_work(0.1, first.victim, first.steal, VICTIMS) == []
-    assert one.wake_at is None
-    assert one.tick(100.0, VICTIMS) == []
+def test_registrations_are_renewed(thief: Thief) -> None:
+    give_up(thief)
+    assert thief.wake_at is not None
+    assert 0.75 * 4.0 <= thief.wake_at <= 1.25 * 4.0
+    assert thief.tick(thief.wake_at, PEERS)
+    assert thief.state is ThiefState.WAITING
 
 
-def test_a_silent_or_lost_victim_counts_as_one_with_nothing() -> None:
-    one = thief()
-    (first,) = one.seek(0.0, VICTIMS)
-    assert one.tick(LIMITS.steal_timeout_s / 2, VICTIMS) == []
-    (second,) = one.tick(LIMITS.steal_timeout_s, VICTIMS)
-    assert one.on_gone(2.0, first.victim, VICTIMS) == []
-    assert one.on_gone(2.0, second.victim, VICTIMS) != []
+def test_a_silent_victim_counts_as_one_without_work(thief: Thief) -> None:
+    (first,) = thief.seek(0.0, PEERS)
+    assert thief.tick(0.9, PEERS) == []
+    (second,) = thief.tick(1.0, PEERS)
+    # The late answer is not taken for that of the second victim.
+    assert thief.on_no_work(1.1, first.victim, first.steal, PEERS) == []
+    assert thief.on_no_work(1.1, second.victim, first.steal, PEERS) == []
+    assert thief.state is ThiefState.ASKING
 
 
-def test_news_of_a_peer_ends_the_silence() -> None:
-    one = thief()
-    assert one.on_arrival(0.0, VICTIMS) == []
-    assert one.seek(0.0, ()) == [], "nobody is there"
-    assert one.state is ThiefState.WAITING
-    (attempt,) = one.on_arrival(1.0, (b"a",))
-    assert (attempt.victim, attempt.lifeline) == (b"a", False)
+def test_a_victim_that_is_gone_does_not_have_to_be_waited_for(thief: Thief) -> None:
+    (first,) = thief.seek(0.0, PEERS)
+    others = [peer for peer in PEERS if peer != first.victim]
+    assert thief.on_gone(0.1, others[0], PEERS) == []
+    (second,) = thief.on_gone(0.1, first.victim, others)
+    assert second.victim in others
 
 
-def test_victims_are_drawn_evenly() -> None:
-    drawn = [thief(seed).seek(0.0, VICTIMS)[0].victim for seed in range(400)]
-    assert all(drawn.count(victim) > 50 for victim in VICTIMS)
+def test_found_work_ends_the_search(thief: Thief) -> None:
+    (first,) = thief.seek(0.0, PEERS)
+    thief.found()
+    assert thief.state is ThiefState.BUSY
+    assert thief.wake_at is None
+    assert thief.on_no_work(0.1, first.victim, first.steal, PEERS) == []
+    assert thief.on_gone(0.1, first.victim, PEERS) == []
+    assert thief.tick(100.0, PEERS) == []
+    assert thief.on_arrival(100.0, PEERS) == []
 
 
-def test_waiting_thieves_are_fed_in_order_and_forgotten_in_time() -> None:
+def test_a_new_peer_is_worth_asking(thief: Thief) -> None:
+    give_up(thief)
+    (attempt,) = thief.on_arrival(1.0, PEERS)
+    assert not attempt.lifeline
+    assert thief.on_arrival(1.0, PEERS) == [], "one steal at a time"
+
+
+def test_alone_it_waits(thief: Thief) -> None:
+    assert thief.seek(0.0, []) == []
+    assert thief.state is ThiefState.WAITING
+    assert thief.on_arrival(1.0, PEERS[:1])[0].victim == PEERS[0]
+
+
+def test_a_steal_that_rides_along_is_the_first_of_the_search(thief: Thief) -> None:
+    steal = thief.ride_along(0.0, PEERS[0])
+    assert thief.state is ThiefState.ASKING
+    (second,) = thief.on_no_work(0.1, PEERS[0], steal, PEERS)
+    assert not second.lifeline
+
+
+@given(st.sets(st.binary(min_size=8, max_size=8), min_size=1, max_size=70))
+def test_lifelines_are_few_and_reach_everyone(members: set[bytes]) -> None:
+    ring = sorted(members)
+    graph = {node: lifelines(node, list(members)) for node in members}
+    for node, chosen in graph.items():
+        assert node not in chosen
+        assert len(set(chosen)) == len(chosen)
+        assert len(chosen) == (len(members) - 1).bit_length()
+    reached = {ring[0]}
+    for _ in range((len(members) - 1).bit_length()):
+        reached |= {peer for node in reached for peer in graph[node]}
+    assert reached == members
+
+
+def test_lifelines_do_not_depend_on_the_order_of_members() -> None:
+    members = [ME, *PEERS]
+    assert lifelines(ME, members) == lifelines(ME, members[::-1])
+
+
+def test_waiting_thieves_are_fed_in_order_of_registration() -> None:
     waiting = WaitingThieves(LIMITS)
-    waiting.add(0.0, b"a", 1)
-    waiting.add(5.0, b"b", 1)
-    waiting.add(5.0, b"a", 2)
-    assert waiting.waiting(6.0) == [(b"a", 2), (b"b", 1)]
-    waiting.discard(b"a")
-    waiting.discard(b"a")
-    assert len(waiting) == 1
-    assert waiting.waiting(100.0) == []
+    for number, peer in enumerate(PEERS):
+        waiting.add(0.0, peer, number)
+    waiting.discard(PEERS[1])
+    waiting.add(1.0, PEERS[0], 77)
+    order = waiting.waiting(1.0)
+    assert order == [(PEERS[0], 77), (PEERS[2], 2), (PEERS[3], 3), (PEERS[4], 4)]
+    assert len(waiting) == 4
+
+
+def test_a_registration_that_is_not_renewed_ends() -> None:
+    waiting = WaitingThieves(LIMITS)
+    waiting.add(0.0, PEERS[0], 1)
+    waiting.add(5.0, PEERS[1], 1)
+    assert waiting.waiting(9.9) == [(PEERS[0], 1), (PEERS[1], 1)]
+    assert waiting.waiting(10.0) == [(PEERS[1], 1)]
+    waiting.discard(PEERS[0])
+
+
+def test_nodes_that_went_idle_together_do_not_refresh_together() -> None:
+    thieves = [Thief(b"%8d" % number, random.Random(number), LIMITS) for number in range(20)]
+    for thief in thieves:
+        thief.seek(0.0, [])
+    times = sorted(thief.wake_at or 0.0 for thief in thieves)
+    assert all(later > earlier for earlier, later in pairwise(times))

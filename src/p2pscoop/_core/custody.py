@@ -88,6 +88,7 @@ class Lent:
         holder: who has that custody; the owner itself while it is HOME.
         spec: kept while it may have to be sent again, dropped once accepted.
         lease_until: when an unrenewed custody is taken for lost.
+        suspected: the nodes that died while they had it, as far as it may have been the cause.
         kept: whether the holder has a value that it keeps.
         wanted: whether that has been asked for.
     """
@@ -99,6 +100,7 @@ class Lent:
     holder: NodeId
     spec: Spec | None
     lease_until: float
+    suspected: tuple[NodeId, ...] = ()
     kept: bool = False
     wanted: bool = False
 
@@ -211,13 +213,43 @@ class OwnerLedger:
         return record
 
     def lose_holder(self, holder: NodeId) -> list[Lent]:
-        """The holder is gone: what it held comes home, as a new attempt."""
+        """The holder is dead: what it held comes home, as a new attempt.
+
+        One of these tasks may have killed it. If one was suspected before, it is that one; else each may be.
+        """
         lost = [
             record
             for record in self._records.values()
             if record.holder == holder and record.state is not OwnerState.HOME
         ]
+        unfinished = [record for record in lost if not record.kept]
+        for record in [record for record in unfinished if record.suspected] or unfinished:
+            record.suspected = (*record.suspected, holder)
         return [self._lose(record) for record in lost]
+
+    def has_suspect(self, holder: NodeId) -> bool:
+        """Whether a task that may have killed a node is with this one."""
+        return any(record.suspected and record.holder == holder for record in self._records.values())
+
+    def release_holder(self, now: float, holder: NodeId, grace_s: float) -> None:
+        """The holder has drained and left: what it held is with others, who say so, now or with their renewals.
+
+        What it was offered may never have reached it, and comes home soon unless somebody has it.
+        """
+        for record in self._records.values():
+            if record.holder == holder and record.state is OwnerState.OFFERED:
+                record.lease_until = min(record.lease_until, now + grace_s)
+
+    def vouch(self, now: float, holder: NodeId) -> None:
+        """The holder says nothing, and its process lives: it will say something."""
+        for record in self._records.values():
+            if record.holder == holder and record.state is not OwnerState.HOME:
+                record.lease_until = now + self._lease_s
+
+    @property
+    def holders(self) -> set[NodeId]:
+        """The nodes that have tasks of this one, or are offered some."""
+        return {record.holder for record in self._records.values() if record.state is not OwnerState.HOME}
 
     def expire(self, now: float) -> list[Lent]:
         """Custodies whose lease ran out come home, as a new attempt."""
@@ -340,6 +372,7 @@ class HolderLedger:
     def __init__(self, tombstones_max: int) -> None:
         self._records: dict[TaskKey, Held] = {}
         self._tombstones: OrderedDict[TaskKey, Token] = OrderedDict()
+        self._refused: OrderedDict[TaskKey, Token] = OrderedDict()
         self._tombstones_max = tombstones_max
 
     def __len__(self) -> int:
@@ -351,6 +384,21 @@ class HolderLedger:
     def get(self, key: TaskKey) -> Held | None:
         """The record of a task in custody."""
         return self._records.get(key)
+
+    def answer(self, key: TaskKey, token: Token) -> bool | None:
+        """What was answered to this offer: True if it was accepted, False if rejected, None if it is new.
+
+        Race 10 of CUSTODY.md: an offer that is repeated gets the same answer.
+        """
+        if self._refused.get(key) == token:
+            return False
+        record = self._records.get(key)
+        last = self._tombstones.get(key) if record is None else record.token
+        return True if last is not None and token <= last else None
+
+    def refuse(self, key: TaskKey, token: Token) -> None:
+        """This offer was rejected."""
+        self._remember(self._refused, key, token)
 
     def on_grant(self, key: TaskKey, token: Token, spec: Spec) -> Held | None:
         """Take custody. The record, if the task is to be queued; every grant is to be accepted anyway."""
@@ -443,6 +491,9 @@ class HolderLedger:
         if record is None or record.state is not HolderState.RUNNING:
             return None
         record.advance(HolderEvent.READY)
+        if record.orphan:
+            self._drop(record, HolderEvent.DROPPED)
+            return None
         return record
 
     def on_reject(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
@@ -451,7 +502,10 @@ class HolderLedger:
         return None if record is None else self._take_back(record)
 
     def lose_target(self, target: NodeId) -> list[Held]:
-        """The thief is gone: what it was offered and did not accept is queued again."""
+        """The thief is gone: what it was offered and did not accept is queued again.
+
+        What it owns has to be dropped first (`lose_owner`): a bounced task can go nowhere but to its owner.
+        """
         lost = [
             record
             for record in self._records.values()
@@ -489,10 +543,6 @@ class HolderLedger:
         self._drop(record, HolderEvent.DROPPED)
         return record
 
-    def abandon(self, key: TaskKey) -> None:
-        """Forget a queued task that can neither be run here nor be given away."""
-        self._drop(self._records[key], HolderEvent.DROPPED)
-
     def _offered_to(self, holder: NodeId, key: TaskKey, token: Token) -> Held | None:
         record = self._records.get(key)
         if (
@@ -513,7 +563,10 @@ class HolderLedger:
     def _drop(self, record: Held, event: HolderEvent) -> None:
         record.advance(event)
         del self._records[record.key]
-        self._tombstones[record.key] = record.token
-        self._tombstones.move_to_end(record.key)
-        while len(self._tombstones) > self._tombstones_max:
-            self._tombstones.popitem(last=False)
+        self._remember(self._tombstones, record.key, record.token)
+
+    def _remember(self, memory: OrderedDict[TaskKey, Token], key: TaskKey, token: Token) -> None:
+        memory[key] = token
+        memory.move_to_end(key)
+        while len(memory) > self._tombstones_max:
+            memory.popitem(last=False)

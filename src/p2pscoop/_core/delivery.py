@@ -17,7 +17,7 @@ from p2pscoop._core.custody import Held, HolderLedger, HolderState, OwnerLedger,
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.limits import Limits
 from p2pscoop._core.messages import Grant, Message, Result
-from p2pscoop._core.values import GrantedTask, Spec, TaskEntry, TaskResult
+from p2pscoop._core.values import GrantedTask, Spec, SpecKind, TaskEntry, TaskResult
 
 __all__ = ["Deliveries"]
 
@@ -113,6 +113,16 @@ class Deliveries:
         if not self._grants[thief]:
             del self._grants[thief]
 
+    @property
+    def thieves(self) -> set[NodeId]:
+        """Who has not answered a grant."""
+        return set(self._grants)
+
+    def vouch(self, now: float, thief: NodeId) -> None:
+        """The thief says nothing, and its process lives: it will answer."""
+        for grant in self._grants.get(thief, ()):
+            grant.until = now + self._limits.lease_s
+
     def due_grants(self, now: float) -> tuple[list[tuple[NodeId, Grant]], list[Held]]:
         """Grants to repeat, and tasks of others whose offer was never answered and is withdrawn."""
         messages: list[tuple[NodeId, Grant]] = []
@@ -124,8 +134,9 @@ class Deliveries:
                     spec = self._offered_spec(entry)
                     if spec is None:
                         continue
-                    if now >= grant.until and entry.owner != self._me:
-                        # The owner's own offers end with their lease, a holder's end here.
+                    if now >= grant.until and entry.owner != self._me and spec.kind is not SpecKind.BOUNCED:
+                        # The owner's own offers end with their lease, a holder's end here; but a bounced task
+                        # can go nowhere but to its owner.
                         record = self._held.on_reject(grant.thief, TaskKey(entry.owner, entry.serial), entry.token)
                         if record is not None:
                             withdrawn.append(record)

@@ -24,6 +24,7 @@ __all__ = [
     "Joined",
     "Kept",
     "Passed",
+    "Poisoned",
     "Prepare",
     "Refused",
     "Released",
@@ -147,6 +148,14 @@ class Kept(Effect):
     serial: int
     holder: NodeId
     hungry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned(Effect):
+    """A lent task killed one holder after the other, as it seems: it is not run again, and ends with an error."""
+
+    handle: object
+    holders: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,9 @@ class Limits:
     """Tasks that a node accepts for others at a time; above it, grants are rejected."""
     members_max: int = 10_000
     """Peers that a node knows, dead ones included."""
+    deaths_max: int = 5
+    """So many nodes that died with it make a task poison, which is not run again. With 3, tasks that take as long
+    as a node lives under steady killing were blamed for it; more would cost more nodes."""
     early_steals_max: int = 256
     """Thieves that asked before they were introduced, and are answered when they are."""
     tombstones_max: int = 50_000
@@ -65,10 +68,15 @@ class Limits:
     lease_s: float = 45.0
     """A holder that is not heard of for so long has lost the task. Long, because user code in C can hold
     the GIL and silence a healthy node."""
+    vouched_s: float = 600.0
+    """A holder whose process is known to live may say nothing for so long: C code in it can hold the GIL, or
+    it may be stopped."""
     sync_s: float = 5.0
-    """Every so often a node compares its members with those of one random peer."""
+    """Every so often a node compares its members with those of one random peer, and asks one that it takes for
+    dead whether it is."""
     leave_s: float = 2.0
-    """A leaving node waits so long for the last acknowledgements."""
+    """A leaving node waits so long for the last acknowledgements, and the word of a node that has left may be
+    overtaken by its goodbye for so long."""
 
     # Stealing.
     random_steals: int = 2

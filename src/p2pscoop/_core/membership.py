@@ -77,6 +77,19 @@ class Membership:
             )
         return self._alive
 
+    def dead_peers(self) -> tuple[NodeId, ...]:
+        """All peers that are taken for dead."""
+        return tuple(node for node, row in self._rows.items() if row.state is MemberState.DEAD)
+
+    @property
+    def incarnation(self) -> int:
+        """Of this node."""
+        return self._rows[self._me].incarnation
+
+    def rows_of(self, *nodes: NodeId) -> tuple[MemberEntry, ...]:
+        """The rows of these nodes, as far as they are known."""
+        return tuple(self._rows[node] for node in nodes if node in self._rows)
+
     def origins(self) -> tuple[NodeId, ...]:
         """The peers (and this node) that are there and submitted a program."""
         return tuple(
@@ -101,11 +114,11 @@ class Membership:
         return self.merge([MemberEntry(info, MemberState.ALIVE, 0 if row is None else row.incarnation)])
 
     def leave(self, node: NodeId) -> list[Change]:
-        """A peer said goodbye."""
+        """A peer has drained, and said goodbye."""
         return self._end(node, MemberState.LEFT)
 
     def die(self, node: NodeId) -> list[Change]:
-        """A peer's process is gone."""
+        """A peer's process is gone, or about to be, with whatever it held."""
         return self._end(node, MemberState.DEAD)
 
     def _end(self, node: NodeId, state: MemberState) -> list[Change]:

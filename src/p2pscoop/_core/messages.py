@@ -111,13 +111,15 @@ class Sync(Message):
 
 @dataclass(frozen=True, slots=True)
 class Leaving(Message):
-    """The sender goes, holds nothing any more, and will not come back under this id."""
+    """The sender goes, and will not come back under this id."""
 
     KIND = 5
-    FIELDS = (TEXT, BOOL)
+    FIELDS = (TEXT, BOOL, BOOL)
     reason: str
     failed: bool
     """Whether it goes because it could not do its work (its initializer raised, say)."""
+    drained: bool = False
+    """Whether it holds nothing any more: what was lent to it is with somebody else by now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ class Thief:
         self._failed = 0
         self._asked: NodeId | None = None
         self._deadline = 0.0
+        self._silent: set[NodeId] = set()
+        """Victims that did not answer a steal, and were not heard of since."""
         self.state = ThiefState.BUSY
 
     @property
@@ -110,6 +112,10 @@ class Thief:
             return self._fail(now, victims)
         return []
 
+    def heard(self, peer: NodeId) -> None:
+        """A peer said something, or is gone: it is not silent any more."""
+        self._silent.discard(peer)
+
     def on_arrival(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
         """A peer is new: it may have work, and the lifelines have changed."""
         if self.state is not ThiefState.WAITING:
@@ -122,6 +128,8 @@ class Thief:
         if self.state is ThiefState.BUSY or now < self._deadline:
             return []
         if self.state is ThiefState.ASKING:
+            if self._asked is not None:
+                self._silent.add(self._asked)
             return self._fail(now, victims)
         return self._register(now, victims)
 
@@ -132,6 +140,7 @@ class Thief:
     def _next(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
         if victims and self._failed < self._limits.random_steals:
             others = [victim for victim in victims if victim != self._asked] or victims
+            others = [victim for victim in others if victim not in self._silent] or others
             return [self._ask(now, self._rng.choice(others))]
         return self._register(now, victims)
 

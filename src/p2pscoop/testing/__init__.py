@@ -2,14 +2,19 @@
 
     python -m p2pscoop.testing --seed 7 --trace
 
-`Simulator` runs N core nodes over a `FakeNetwork` that delays, reorders, loses and duplicates messages, and
-kills nodes, all drawn from the seed. It checks the guarantees after every event, heals, and demands that the
-root task has the right value and that every table is empty.
+`Simulator` runs N core nodes over a `FakeNetwork` that delays, reorders, loses and duplicates messages, and stops,
+parts, kills and drains nodes, all drawn from the seed (`Faults`). It checks the guarantees as it goes, heals, and
+demands that the root task has the right value and that every table is empty.
+
+`p2pscoop.testing.mutations` puts known bugs into the protocol, to see that the simulator catches them, and
+`p2pscoop.testing.diagrams` draws the protocol's state diagrams.
 """
 
+from p2pscoop.testing._faults import Faults
 from p2pscoop.testing._graphs import GRAPHS, Fib, Flat, Graph, Random, Tree
-from p2pscoop.testing._network import FakeNetwork, Faults
-from p2pscoop.testing._simulator import InvariantError, Report, Simulator, run_seed
+from p2pscoop.testing._network import FakeNetwork
+from p2pscoop.testing._report import InvariantError, Report
+from p2pscoop.testing._simulator import Simulator, run_seed
 
 __all__ = [
     "GRAPHS",

@@ -8,9 +8,31 @@ import time
 import click
 
 from p2pscoop.testing._graphs import GRAPHS
-from p2pscoop.testing._simulator import InvariantError, Report, run_seed
+from p2pscoop.testing._report import InvariantError, Report
+from p2pscoop.testing._simulator import run_seed
 
-_LEGEND = "time in virtual seconds, node, <- sender, message"
+_LEGEND = """\
+virtual seconds, node, what happens, peer, details; what happens is
+  <-        a message arrives from the peer      lost      the pipe to the peer is removed
+  killed    its process is gone                  cut from  it hears nothing of the peer for a while
+  stopped   as under SIGSTOP, for a while        holds     computes, but hears and says nothing for a while
+  leaves    begins to drain                      left      has drained and is gone
+  jumps     its clock jumps ahead"""
+
+_SUMS = (
+    "executions",
+    "tasks",
+    "messages",
+    "lost",
+    "duplicated",
+    "kills",
+    "left",
+    "given",
+    "requeued",
+    "poisoned",
+    "migrated",
+)
+"""Counts of the reports that are added up."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,24 +59,15 @@ def main(seed: int, count: int, graph: str | None, nodes: int | None, trace: boo
             click.echo(f"seed {each}: {error}", err=True)
             click.echo(f"again with: python -m p2pscoop.testing --seed {each}{options} --trace", err=True)
             continue
-        for name in (
-            "executions",
-            "tasks",
-            "messages",
-            "lost",
-            "duplicated",
-            "kills",
-            "given",
-            "requeued",
-            "migrated",
-        ):
+        for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(report, name))
     elapsed = time.perf_counter() - began
     click.echo(
         f"{count} seeds in {elapsed:.1f} s: {failures} violations, {total.tasks} tasks, "
         f"{total.reexecutions} executed again, {total.given} given, "
-        f"{total.migrated} continuations moved, {total.requeued} requeued, "
-        f"{total.messages} messages ({total.lost} lost, {total.duplicated} duplicated), {total.kills} kills"
+        f"{total.migrated} continuations moved, {total.requeued} requeued, {total.poisoned} poisoned, "
+        f"{total.messages} messages ({total.lost} lost, {total.duplicated} duplicated), "
+        f"{total.kills} kills, {total.left} drained"
     )
     sys.exit(1 if failures else 0)
 

@@ -28,8 +28,8 @@ class Graph(Protocol):
         """Its value, from those of its children."""
         ...
 
-    def serial(self) -> int:
-        """The value of the root in a plain recursive program."""
+    def value_of(self, task: str) -> int:
+        """The value of a task in a plain recursive program."""
         ...
 
 
@@ -42,9 +42,9 @@ class _Recursive:
     def combine(self, task: str, values: Sequence[int]) -> int:
         raise NotImplementedError
 
-    def serial(self) -> int:
+    def value_of(self, task: str) -> int:
         value = cache(lambda task: self.combine(task, [value(child) for child in self.spawn(task)[1]]))
-        return int(value(self.root))
+        return int(value(task))
 
 
 @dataclass

@@ -7,53 +7,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["FakeNetwork", "Faults"]
+from p2pscoop.testing._faults import Faults
 
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong, until the simulator heals.
-
-    Attributes:
-        loss: probability that a message is lost.
-        duplication: probability that it arrives twice.
-        delay_s: smallest time that a message takes.
-        jitter_s: mean of what is added to that; messages overtake each other.
-        slow: probability that a message takes `slow_s` more.
-        slow_s: see `slow`; beyond a lease if it is to hurt.
-        kills: how many nodes (never the origin) are killed at random times.
-        restarts: whether a killed node comes back, as a new node.
-        bounces: probability that a continuation cannot go on where it arrived.
-    """
-
-    loss: float = 0.0
-    duplication: float = 0.0
-    delay_s: float = 0.0002
-    jitter_s: float = 0.0003
-    slow: float = 0.0
-    slow_s: float = 0.0
-    kills: int = 0
-    restarts: bool = True
-    bounces: float = 0.0
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> Faults:
-        """A mixture of faults, each of them absent in many runs."""
-        return cls(
-            loss=rng.choice((0.0, 0.0, rng.uniform(0.0, 0.3))),
-            duplication=rng.choice((0.0, 0.0, rng.uniform(0.0, 0.5))),
-            delay_s=rng.choice((0.0, 0.0002, 0.02)),
-            jitter_s=rng.choice((0.0003, 0.002, 0.05)),
-            slow=rng.choice((0.0, 0.0, 0.02)),
-            slow_s=rng.choice((0.5, 60.0)),
-            kills=rng.choice((0, 0, 1, 2, 4)),
-            restarts=rng.random() < 0.7,
-            bounces=rng.choice((0.0, 0.0, 0.1)),
-        )
-
-    def healed(self) -> Faults:
-        """The same network with nothing wrong."""
-        return Faults(delay_s=self.delay_s, jitter_s=self.jitter_s)
+__all__ = ["FakeNetwork"]
 
 
 @dataclass(order=True, slots=True)
@@ -80,7 +36,11 @@ class FakeNetwork:
         self.duplicated = 0
         self._events: list[_Event] = []
         self._number = 0
+        self.cut = 0
+        self.flying_count = 0
+        """Messages on their way."""
         self._inboxes: dict[str, Callable[[bytes], None]] = {}
+        self._cuts: dict[tuple[str, str], float] = {}
 
     def listen(self, address: str, inbox: Callable[[bytes], None]) -> None:
         """Deliver what is sent to this address."""
@@ -95,10 +55,22 @@ class FakeNetwork:
         self._number += 1
         heapq.heappush(self._events, _Event(max(time, self.now), self._number, action))
 
-    def send(self, address: str, data: bytes) -> None:
+    def sever(self, sender: str, recipient: str, until: float) -> None:
+        """Lose everything that is sent this way."""
+        self._cuts[sender, recipient] = max(until, self._cuts.get((sender, recipient), 0.0))
+
+    def heal(self) -> None:
+        """From now on everything arrives, once."""
+        self.faults = self.faults.healed()
+        self._cuts.clear()
+
+    def send(self, sender: str, address: str, data: bytes) -> None:
         """Send bytes, as reliably as the faults allow."""
         self.sent += 1
         faults, rng = self.faults, self.rng
+        if self._cuts and self.now < self._cuts.get((sender, address), 0.0):
+            self.cut += 1
+            return
         if rng.random() < faults.loss:
             self.lost += 1
             return
@@ -110,7 +82,8 @@ class FakeNetwork:
             delay = faults.delay_s + rng.expovariate(1 / faults.jitter_s)
             if rng.random() < faults.slow:
                 delay += faults.slow_s
-            self.at(self.now + delay, lambda: self._deliver(address, data))
+            self.flying_count += 1
+            self.at(self.now + delay, lambda: self._land(address, data))
 
     def step(self) -> bool:
         """Let the next thing happen. False if there is none."""
@@ -121,7 +94,12 @@ class FakeNetwork:
         event.action()
         return True
 
-    def _deliver(self, address: str, data: bytes) -> None:
+    def _land(self, address: str, data: bytes) -> None:
+        self.flying_count -= 1
+        self.deliver(address, data)
+
+    def deliver(self, address: str, data: bytes) -> None:
+        """Bytes arrive, if anybody is there."""
         inbox = self._inboxes.get(address)
         if inbox is not None:
             inbox(data)
