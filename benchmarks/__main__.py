@@ -1,4 +1,4 @@
-"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling`."""
+"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling scoop`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling")
+NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling", "scoop")
 
 
 def main() -> None:
