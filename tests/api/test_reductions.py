@@ -145,3 +145,10 @@ def test_a_future_knows_the_node_that_its_task_ended_on(nodes: int) -> None:
     cancelled = futures.submit(square, 1)
     if cancelled.cancel():
         assert cancelled.executor is None
+
+
+def test_what_is_gone() -> None:
+    future = futures.submit(square, 3)
+    assert future.result() == 9
+    for name in ("waitTime", "executionTime", "stopWatch", "creationTime", "parentId", "index", "resultValue"):
+        assert not hasattr(future, name)
