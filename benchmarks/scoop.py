@@ -20,6 +20,8 @@ from pathlib import Path
 from benchmarks.common import Result, result
 
 ROUNDS = 3
+CRASHES_MAX = 5
+"""SCOOP does not survive all of its runs; those that it does not are left out, and counted."""
 VARIABLE = "P2PSCOOP_BENCH_SCOOP"
 
 HEAD = """
@@ -72,6 +74,10 @@ CASES = (
 PI = "sum(futures.map(darts, [200000 + i for i in range(40)]))"
 
 
+class _CrashedError(Exception):
+    """A program did not say how long it took."""
+
+
 def run() -> list[Result]:
     scoop = os.environ.get(VARIABLE)
     if not scoop or shutil.which(scoop) is None:
@@ -81,9 +87,17 @@ def run() -> list[Result]:
     with tempfile.TemporaryDirectory() as directory:
         for name, theirs, their_work, ours, our_work, target in CASES:
             their_rates, our_rates = [], []
-            for _ in range(ROUNDS):
-                their_rates.append(their_work / _seconds(directory, scoop, "scoop", theirs))
+            crashes = 0
+            while len(our_rates) < ROUNDS and crashes < CRASHES_MAX:
+                try:
+                    their_rates.append(their_work / _seconds(directory, scoop, "scoop", theirs))
+                except _CrashedError as error:
+                    print(error, file=sys.stderr)
+                    crashes += 1
+                    continue
                 our_rates.append(our_work / _seconds(directory, sys.executable, "p2pscoop", ours or theirs))
+            if not our_rates:
+                continue
             gain = statistics.median(ours / theirs for ours, theirs in zip(our_rates, their_rates, strict=True))
             results.append(
                 result(
@@ -93,6 +107,7 @@ def run() -> list[Result]:
                     gain >= target,
                     scoop_a_second=round(statistics.median(their_rates), 1),
                     p2pscoop_a_second=round(statistics.median(our_rates), 1),
+                    scoop_crashed=crashes,
                 )
             )
         results += _pi(directory, scoop)
@@ -147,4 +162,5 @@ def _seconds(directory: str, python: str, module: str, call: str) -> float:
     try:
         return float(json.loads(done.stdout.splitlines()[-1])[0])
     except (IndexError, ValueError) as error:
-        raise RuntimeError(f"{module} did not run {call}: {done.stderr}") from error
+        reason = (done.stderr.splitlines() or ["it said nothing"])[-1]
+        raise _CrashedError(f"{module} did not run {call}: {reason}") from error
