@@ -26,8 +26,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
 from p2pscoop._calls import Calls, checked_size, is_sized
+from p2pscoop._future import PATH_SIZE
 from p2pscoop._nested import NestedEngine, in_task
-from p2pscoop._payload import PATH_SIZE, encode_program
+from p2pscoop._payload import encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
