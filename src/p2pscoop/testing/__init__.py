@@ -7,8 +7,8 @@ parts, kills and drains nodes, all drawn from the seed (`Faults`). It checks the
 demands that the root task has the right value and that every table is empty.
 
 `p2pscoop.testing.mutations` puts known bugs into the protocol, to see that the simulator catches them, and
-`p2pscoop.testing.diagrams` draws the state diagrams. `p2pscoop.testing.scale` has thousands of nodes, and
-no faults: it measures how well stealing keeps them at work.
+`p2pscoop.testing.diagrams` draws the protocol's state diagrams. `p2pscoop.testing.scale` has thousands of nodes
+and no faults, and measures how well stealing keeps them at work.
 """
 
 from p2pscoop.testing._faults import Faults
