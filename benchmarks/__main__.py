@@ -1,4 +1,4 @@
-"""All measurements, or those named: `python -m benchmarks spawn continuation start idle exits scaling chaos`."""
+"""All measurements, or those named: `python -m benchmarks spawn start scaling`, for example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling", "chaos")
+NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling", "scoop", "chaos")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ the loop of the node and the thread that serves thieves need no lock between the
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import logging
 import random
 import time
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from p2pscoop._gathering import Gathering
     from p2pscoop._scheduler import Scheduler
 
-__all__ = ["DEPTH_MAX", "Future", "Kept", "Parcel", "finished", "make_future", "name_of"]
+__all__ = [
+    "DEPTH_MAX",
+    "PATH_SIZE",
+    "Future",
+    "Kept",
+    "Parcel",
+    "finished",
+    "make_future",
+    "name_of",
+    "task_path",
+]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -31,6 +42,9 @@ T = TypeVar("T")
 DEPTH_MAX = 64
 """Nested joins on one strand. Two Python frames each, beside those of the user's own functions: far below the
 default recursion limit of 1,000, and a fresh strand every 64 levels costs next to nothing."""
+
+PATH_SIZE = 16
+"""Bytes of what names a task on all nodes."""
 
 # States of a future. QUEUED is 0 and everything from DONE on is over: the hot path compares numbers.
 WAITING = -1  # for futures among its arguments
@@ -84,6 +98,7 @@ class Future(Generic[T]):
         "_context",
         "_gathering",
         "_generator",
+        "_holder",
         "_index",
         "_kept",
         "_key",
@@ -120,6 +135,7 @@ class Future(Generic[T]):
     _arrived: Outcome  # of a lent task, before the home thread has unpickled it
     _gathering: Gathering  # of a future that `gather` made
     _generator: random.Random  # the task's own, once it has asked for it
+    _holder: NodeId  # of a lent task: the node that its outcome came from
     _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
     _key: TaskKey  # of a task that another node owns
     _pinned: str  # why its frames could not travel when they were last asked to
@@ -270,6 +286,22 @@ class Future(Generic[T]):
             return True
         return self._state == CANCELLED
 
+    @property
+    def id(self) -> str | None:
+        """What names the task, in hexadecimal: the same on any number of nodes, and in each run of one seed.
+
+        None for a future that came with the frames of a task that moved: it is a value, and no task of this node.
+        """
+        return task_path(self).hex() if hasattr(self, "_scheduler") else None
+
+    @property
+    def executor(self) -> str | None:
+        """The id (`p2pscoop.worker`) of the node that the task ended on; None until it has, and as for `id`."""
+        if self._state < DONE or self._state == CANCELLED or not hasattr(self, "_scheduler"):
+            return None
+        holder: NodeId | None = getattr(self, "_holder", None)
+        return self._scheduler.hooks.node_id().hex() if holder is None else holder.hex()
+
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` when the task has ended, or now if it has.
 
@@ -394,6 +426,20 @@ def finished(state: int, value: Any) -> Future[Any]:
     future._state = state
     future._work = future._waiters = None
     return future
+
+
+def task_path(future: Future[Any]) -> bytes:
+    """What names a task whatever node runs it: derived from its parent's path and its number there."""
+    chain: list[Future[Any]] = []
+    each: Future[Any] = future
+    while each._path is None:
+        chain.append(each)
+        assert each._parent is not None, "the main program's task has a path"
+        each = each._parent
+    path = each._path
+    for each in reversed(chain):
+        path = each._path = hashlib.blake2b(path + each._index.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
+    return path
 
 
 def name_of(work: Any) -> str:

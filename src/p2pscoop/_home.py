@@ -13,7 +13,7 @@ from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import CANCELLED, LENT, Future, Parcel, make_future, name_of
+from p2pscoop._future import CANCELLED, DONE, LENT, Future, Parcel, make_future, name_of, task_path
 from p2pscoop._migration import Handle, Migration, task_of
 from p2pscoop._payload import (
     SpecEncoder,
@@ -22,7 +22,6 @@ from p2pscoop._payload import (
     decode_spec,
     encode_error,
     encode_future,
-    task_path,
 )
 from p2pscoop._port import Guest
 from p2pscoop._runtime import Runtime
@@ -164,6 +163,14 @@ class Home:
         """See `Hooks`."""
         return self.runtime.size()
 
+    def node_id(self) -> NodeId:
+        """See `Hooks`."""
+        return self.runtime.node.id
+
+    def is_origin(self) -> bool:
+        """See `Hooks`."""
+        return self.runtime.node.info.origin
+
     def quiescent(self) -> bool:
         """See `Hooks`."""
         # In this order: from the first to the last is the way that a task takes.
@@ -232,6 +239,8 @@ class Home:
 
         def settle() -> None:
             self.migration.settled(task)
+            if task._state < DONE:
+                task._holder = holder
             self.scheduler.settle(task, *decode_outcome(outcome))
             del task._arrived
 

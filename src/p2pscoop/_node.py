@@ -13,7 +13,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
 from p2pscoop._future import Future, name_of
@@ -22,6 +22,9 @@ from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_
 from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._runtime import Runtime
 from p2pscoop.errors import ConfigurationError, StartError
+
+if TYPE_CHECKING:
+    from p2pscoop._profile import NodeProfile
 
 __all__ = ["main"]
 
@@ -67,7 +70,7 @@ class _Process:
                 name=config.name,
                 directory=config.directory,
                 seeds=config.seeds,
-                tcp=None if config.listen is None else (config.listen, 0),
+                tcp=None if config.listen is None else (config.listen, config.port),
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):
@@ -80,14 +83,24 @@ class _Process:
         threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
         if config.complain:
             threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
+        profile = self._profile()
         home.runtime.start()
         scheduler.run_until(lambda: self._code is not None)
         if self._draining:
             home.give_back()
             scheduler.drain()
+        if profile is not None:
+            profile.save()
         scheduler.stopped = True
         home.runtime.stop(self._reason, failed=self._code == EXIT_FAILED)
         return self._code if self._code is not None else EXIT_FAILED
+
+    def _profile(self) -> NodeProfile | None:
+        if self._config.profile is None:
+            return None
+        from p2pscoop._profile import NodeProfile
+
+        return NodeProfile(self.home.scheduler, self._config.profile, self._config.name)
 
     _draining = False
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from p2pscoop import _continuation
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE
-from p2pscoop._future import DONE, RUNNING, Future, Kept, Parcel
-from p2pscoop._payload import dumps, reduce_special, task_path
+from p2pscoop._future import DONE, RUNNING, Future, Kept, Parcel, task_path
+from p2pscoop._payload import dumps, reduce_special
 from p2pscoop.errors import NotPortable, RestoreRefused
 
 _KEY_SIZE = NODE_ID_SIZE + 8

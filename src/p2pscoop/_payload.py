@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import hashlib
 import io
 import os
 import pickle
+import struct
 import sys
 import traceback
 from collections import OrderedDict
@@ -32,24 +32,23 @@ from p2pscoop._gathering import gathered
 from p2pscoop.errors import NotPicklableError, PayloadTooLargeError, RemoteError, RemoteTraceback
 
 __all__ = [
-    "PATH_SIZE",
     "Program",
     "SpecEncoder",
+    "decode_constant",
     "decode_outcome",
     "decode_program",
     "decode_spec",
     "dumps",
+    "encode_constant",
     "encode_error",
     "encode_future",
     "encode_program",
     "encode_value",
     "explain",
     "reduce_special",
-    "task_path",
 ]
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
-PATH_SIZE = 16
 _CODE_CACHE_MAX = 64
 _CODE_SIZE_MAX = 64 * 1024
 
@@ -141,20 +140,6 @@ def dumps(value: Any) -> bytes:
         return file.getvalue()
 
 
-def task_path(future: Future[Any]) -> bytes:
-    """What names a task whatever node runs it: derived from its parent's path and its number there."""
-    chain: list[Future[Any]] = []
-    each: Future[Any] = future
-    while each._path is None:
-        chain.append(each)
-        assert each._parent is not None, "the main program's task has a path"
-        each = each._parent
-    path = each._path
-    for each in reversed(chain):
-        path = each._path = hashlib.blake2b(path + each._index.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
-    return path
-
-
 # ------------------------------------------------------------------------------------------- specs
 
 
@@ -232,6 +217,46 @@ def decode_spec(spec: Spec) -> tuple[Callable[..., Any], tuple[Any, ...], dict[s
         _codes.move_to_end(spec.code)
     args, kwargs, path = pickle.loads(spec.args)
     return work, args, kwargs, path
+
+
+# --------------------------------------------------------------------------------------- constants
+
+_ALIGNMENT = 16
+
+
+def encode_constant(name: str, value: Any) -> bytes:
+    """A shared constant as bytes: a table of lengths, then the pickle, then the buffers of arrays, aligned.
+
+    Raises:
+        NotPicklableError: naming the part that does not pickle.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        with io.BytesIO() as file:
+            _Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
+            pickled = file.getvalue()
+        parts: list[bytes | memoryview] = [pickled, *(buffer.raw() for buffer in buffers)]
+    except BaseException as error:
+        label = f"constant {name!r}"
+        raise NotPicklableError(f"{label} cannot be pickled: {explain(value, label, error)}") from error
+    table = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(len(part) for part in parts))
+    pieces: list[bytes | memoryview] = []
+    for part in (table, *parts):
+        pieces += [part, bytes(-len(part) % _ALIGNMENT)]
+    return b"".join(pieces)
+
+
+def decode_constant(data: bytes) -> Any:
+    """Undo `encode_constant`: arrays are views of these bytes, and read-only. Raises what unpickling raises."""
+    (count,) = struct.unpack_from("<Q", data)
+    lengths = struct.unpack_from(f"<{count}Q", data, 8)
+    start = 8 * (1 + count)
+    parts = []
+    for length in lengths:
+        start += -start % _ALIGNMENT
+        parts.append(memoryview(data)[start : start + length])
+        start += length
+    return pickle.loads(parts[0], buffers=parts[1:])
 
 
 # ---------------------------------------------------------------------------------------- programs

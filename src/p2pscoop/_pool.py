@@ -22,8 +22,8 @@ from typing import Any
 from p2pscoop._core.deque import take_oldest
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import CANCELLED, DONE
-from p2pscoop._payload import PATH_SIZE, SpecEncoder, decode_outcome
+from p2pscoop._future import CANCELLED, DONE, PATH_SIZE
+from p2pscoop._payload import SpecEncoder, decode_outcome
 from p2pscoop._port import Guest
 from p2pscoop.errors import InitializerError, PayloadError
 

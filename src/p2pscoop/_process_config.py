@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 __all__ = [
     "EXIT_FAILED",
     "EXIT_LEFT",
     "EXIT_REFUSED",
     "EXIT_REPLACED",
+    "EXIT_UNREACHABLE",
     "ORIGIN_NAME",
     "ORIGIN_SOCKET",
     "ORIGIN_VARIABLE",
@@ -24,6 +26,8 @@ __all__ = [
 
 EXIT_LEFT = 0
 """The node left because it was told to, or because there is nothing left to do."""
+EXIT_UNREACHABLE = 68
+"""A host cannot be reached, and nothing was started."""
 EXIT_REFUSED = 69
 """The cluster did not let it in."""
 EXIT_FAILED = 70
@@ -48,16 +52,20 @@ class NodeConfig:
         directory: private directory of this machine's nodes.
         seeds: transport addresses to join at.
         listen: host to listen at by TCP, or None.
+        port: to listen at there; 0 if any will do.
         complain: whether to say so when no seed answers; one node of a supervisor does.
         log_level: of the package's logger.
+        profile: directory for a profile of what the node did, or None.
     """
 
     name: str
     directory: str
     seeds: tuple[str, ...]
     listen: str | None = None
+    port: int = 0
     complain: bool = False
     log_level: int = logging.WARNING
+    profile: str | None = None
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -71,10 +79,22 @@ class NodeConfig:
         return cls(**fields)
 
 
-def local_nodes(directory: str, count: int, *, listen: str | None = None) -> list[NodeConfig]:
-    """Configurations of so many nodes beside an origin whose socket is in this directory."""
+def local_nodes(
+    directory: str, count: int, *, listen: str | None = None, ports: Sequence[int] = ()
+) -> list[NodeConfig]:
+    """Configurations of so many nodes beside an origin whose socket is in this directory.
+
+    Args:
+        directory: private directory of this machine's nodes.
+        count: how many.
+        listen: host to listen at by TCP, or None.
+        ports: for each of them the port; none if any will do.
+    """
     seed = f"ipc://{directory}/{ORIGIN_SOCKET}"
-    return [NodeConfig(f"n{index}", directory, (seed,), listen) for index in range(1, count + 1)]
+    first = NodeConfig("", directory, (seed,), listen)
+    return [
+        replace(first, name=f"n{index}", port=ports[index - 1] if ports else 0) for index in range(1, count + 1)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +105,15 @@ class OriginConfig:
         directory: private directory of this machine's nodes.
         tether: a descriptor whose end of file means that the launcher is gone.
         listen: host and port to listen at by TCP, or None.
+        log_level: of the package's logger.
+        profile: as of `NodeConfig`.
     """
 
     directory: str
     tether: int
     listen: tuple[str, int] | None
+    log_level: int = logging.WARNING
+    profile: str | None = None
 
     def to_json(self) -> str:
         """As the value of the environment variable."""
@@ -100,4 +124,4 @@ class OriginConfig:
         """Undo `to_json`."""
         fields = json.loads(text)
         listen = fields["listen"]
-        return cls(fields["directory"], fields["tether"], None if listen is None else (listen[0], listen[1]))
+        return cls(**{**fields, "listen": None if listen is None else (listen[0], listen[1])})

@@ -6,7 +6,7 @@ import hashlib
 import random
 
 from p2pscoop import _local
-from p2pscoop._payload import PATH_SIZE, task_path
+from p2pscoop._future import PATH_SIZE, task_path
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = ["rng", "seed"]

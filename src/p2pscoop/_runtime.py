@@ -11,6 +11,7 @@ protocol bears any order of messages; pickling for a thief; and what may run use
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -26,6 +27,7 @@ from typing import Any
 import msgpack
 
 from p2pscoop import __version__, _machine
+from p2pscoop._constants import Constants
 from p2pscoop._core import effects as fx
 from p2pscoop._core.codec import Envelope, decode, encode
 from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
@@ -38,7 +40,7 @@ from p2pscoop._port import Guest, Port
 from p2pscoop._transport import NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, PoisonTaskError, RemoteProtocolError
 
-__all__ = ["NodeStatistics", "Runtime"]
+__all__ = ["NO_QUESTION", "NodeStatistics", "Runtime"]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -55,6 +57,9 @@ _CONNECT_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
 _SEED_PEER = b"seed:"
 
+NO_QUESTION = 0
+"""The number of what is told, and needs no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
@@ -70,6 +75,7 @@ class NodeStatistics:
         steals_failed: how often there was none.
         requeued: own tasks that it took back because their holder was lost.
         continuations_given: suspended tasks among those that it gave, which went on elsewhere.
+        constants_sent: shared constants that it sent to other nodes.
     """
 
     id: str
@@ -81,6 +87,7 @@ class NodeStatistics:
     steals_failed: int = 0
     requeued: int = 0
     continuations_given: int = 0
+    constants_sent: int = 0
 
 
 class Runtime:
@@ -131,6 +138,8 @@ class Runtime:
         self._dialled: dict[bytes, float] = {}
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
+        self._questions: dict[int, Callable[[bytes], None]] = {}
+        self._question_numbers = itertools.count(1)
         node_id = os.urandom(NODE_ID_SIZE)
         self.transport: Transport = NngTransport(
             directory, socket_name or f"{node_id.hex()}.ipc", tcp, self.limits, self._on_link
@@ -154,6 +163,8 @@ class Runtime:
             founder=not seeds,
             program=program,
         )
+        self.constants = Constants(node_id, self.node.membership.is_alive, self.limits.bulk_min, origin=origin)
+        """What the nodes of the program share, as far as it is here."""
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
             fx.Send: lambda effect: lambda: self._send(effect.recipient, effect.message),
             fx.SendToSeeds: lambda effect: lambda: self._send_to_seeds(effect.message),
@@ -176,6 +187,8 @@ class Runtime:
             fx.Arrived: lambda effect: lambda: port.arrived(effect.info),
             fx.Departed: lambda effect: lambda: port.departed(effect.info, effect.reason, effect.failed),
             fx.Report: lambda effect: lambda: self._report(effect.peer, effect.query),
+            fx.Asked: lambda effect: lambda: self._on_asked(effect.peer, effect.query, effect.question),
+            fx.Answered: lambda effect: lambda: self._on_answered(effect.query, effect.answer),
             fx.StatusArrived: lambda effect: lambda: self._on_status(effect.peer, effect.query, effect.counters),
         }
         self._threads = [
@@ -404,7 +417,11 @@ class Runtime:
         return [mine, *sorted(others, key=lambda each: each.name)]
 
     def _counters(self) -> dict[str, int]:
-        return {**asdict(self.node.counters), **self.port.counters()}
+        return {
+            **asdict(self.node.counters),
+            **self.port.counters(),
+            "constants_sent": self.constants.sent,
+        }
 
     def _report(self, peer: NodeId, query: int) -> None:
         data: bytes = msgpack.packb(self._counters())
@@ -419,6 +436,32 @@ class Runtime:
             if query in self._queries and isinstance(counters, dict):
                 self._queries[query][peer] = counters
                 self._answered.notify_all()
+
+    # ----------------------------------------------------------------------------------- questions
+
+    def question(self, on_answer: Callable[[bytes], None]) -> int:
+        """A number for a question, whose answer is given to this, once, in any thread."""
+        query = next(self._question_numbers)
+        self._questions[query] = on_answer
+        return query
+
+    def ask(self, peer: NodeId, query: int, question: bytes) -> None:
+        """Ask a peer, or ask again: question or answer may have got lost."""
+        self.do(lambda _: self.node.ask(peer, query, question))
+
+    def forget_question(self, query: int) -> None:
+        """An answer is not wanted any more."""
+        self._questions.pop(query, None)
+
+    def _on_asked(self, peer: NodeId, query: int, question: bytes) -> None:
+        answer = self.constants.answer(time.monotonic(), peer, question)
+        if answer is not None:
+            self.do(lambda _: self.node.answer(peer, query, answer))
+
+    def _on_answered(self, query: int, answer: bytes) -> None:
+        on_answer = self._questions.pop(query, None)
+        if on_answer is not None:
+            on_answer(answer)
 
     # ------------------------------------------------------------------------------------- threads
 

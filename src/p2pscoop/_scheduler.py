@@ -58,6 +58,9 @@ from p2pscoop._future import (
 from p2pscoop.errors import ShutdownError, TaskCancelled, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
+    import cProfile
+
+    from p2pscoop._core.ids import NodeId
     from p2pscoop._port import Guest
     from p2pscoop._ranges import Range
 
@@ -147,6 +150,12 @@ class Hooks(Protocol):
     def size(self) -> int:
         """How many nodes run tasks, this one included."""
 
+    def node_id(self) -> NodeId:
+        """This node's id."""
+
+    def is_origin(self) -> bool:
+        """Whether the main program runs here."""
+
     def quiescent(self) -> bool:
         """Whether no task of this node is elsewhere, and none of another node is here."""
 
@@ -178,6 +187,8 @@ class Scheduler:
         self.task = self.root_task
         self.root = root
 
+        self.profiler: cProfile.Profile | None = None
+        """Taken off while the stack changes hands."""
         self.executed = 0
         """Tasks started here, since the start."""
         self.hungry = False
@@ -585,6 +596,8 @@ class Scheduler:
         """Leave a strand for another greenlet; returns when somebody switches back."""
         if strand.deque or strand.ranges:
             self.stocked[strand] = None
+        if self.profiler is not None:
+            self.profiler.disable()
         try:
             target.switch()
         finally:
@@ -599,6 +612,9 @@ class Scheduler:
         strand.timer = 0
         self.stocked.pop(strand, None)
         self._blocked.discard(strand)
+        if self.profiler is not None:
+            self.profiler.disable()  # It is on where a strand ended.
+            self.profiler.enable()
 
     # -------------------------------------------------------------------------------------- the loop
 

@@ -6,6 +6,7 @@ launcher tells it through one environment variable where to listen, and which de
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -26,7 +27,14 @@ def main() -> None:
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    if config.log_level != logging.WARNING:
+        _log(config.log_level)
     session = _session.open_session(config.directory, tcp=config.listen, own=False)
+    profile = None
+    if config.profile is not None:
+        from p2pscoop._profile import NodeProfile
+
+        profile = NodeProfile(session.home.scheduler, config.profile, session.home.runtime.name)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=script, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = module
@@ -45,6 +53,20 @@ def main() -> None:
         if isinstance(error, KeyboardInterrupt):
             _die_of_interrupt(session)
         sys.exit(1)
+    finally:
+        if profile is not None:
+            if not session.failed:
+                _session.stop(wait=True)  # What the script has not waited for belongs to it.
+            profile.save()
+
+
+def _log(level: int) -> None:
+    """Show what the package logs, without touching what the script does with `logging`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("p2pscoop")
+    logger.setLevel(level)
+    logger.addHandler(handler)
 
 
 def _die_of_interrupt(session: _session.Session) -> None:

@@ -16,8 +16,9 @@ from _thread import get_ident
 from dataclasses import dataclass
 
 from p2pscoop import _local, _machine
+from p2pscoop._future import PATH_SIZE
 from p2pscoop._home import Home
-from p2pscoop._payload import PATH_SIZE, encode_program
+from p2pscoop._payload import encode_program
 from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._scheduler import Scheduler

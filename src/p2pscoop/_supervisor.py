@@ -148,6 +148,10 @@ class Supervisor:
                 thread.join(STOP_GRACE_S)
         self._children.clear()
 
+    def relay(self, line: bytes, *, error: bool) -> None:
+        """Print a line of somebody else's, to stdout or stderr, as it is."""
+        self._write(self._err if error else self._out, line if line.endswith(b"\n") else line + b"\n")
+
     def say(self, text: str) -> None:
         """A message of the supervisor itself."""
         self._write(self._err, f"p2pscoop: {text}\n".encode())

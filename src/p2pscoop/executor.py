@@ -26,8 +26,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
 from p2pscoop._calls import Calls, checked_size, is_sized
+from p2pscoop._core.limits import Limits
+from p2pscoop._future import PATH_SIZE
 from p2pscoop._nested import NestedEngine, in_task
-from p2pscoop._payload import PATH_SIZE, encode_program
+from p2pscoop._payload import encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
@@ -49,7 +51,7 @@ _AHEAD_PER_NODE = 64
 class _Engine:
     """Pool, runtime and supervisor of one executor. It outlives the executor until all its futures have ended."""
 
-    def __init__(self, nodes: int, program: bytes) -> None:
+    def __init__(self, nodes: int, program: bytes, limits: Limits) -> None:
         self._nodes = nodes
         self._lock = threading.Lock()
         self._stopped = False
@@ -63,6 +65,7 @@ class _Engine:
                 socket_name=ORIGIN_SOCKET,
                 origin=True,
                 runs_tasks=False,
+                limits=limits,
                 program=program,
             )
             self.runtime.start()
@@ -143,10 +146,13 @@ class Executor(concurrent.futures.Executor):
         max_workers: number of nodes  [default: `P2PSCOOP_NODES`, else the usable cores].
         initializer: called on each node before its first task. If it raises, the executor is broken.
         initargs: its positional arguments.
+        retries: how often a call is started again when the node that has it dies, before it ends with
+            `PoisonTaskError`. With 0, whatever a dead node had fails; the default bears nodes that are killed for
+            other reasons.
 
     Raises:
-        ValueError: `max_workers` is not positive, or beyond all measure.
-        TypeError: `max_workers` is not an integer, or `initializer` not callable.
+        ValueError: `max_workers` is not positive, or beyond all measure, or `retries` is negative.
+        TypeError: `max_workers` or `retries` is not an integer, or `initializer` not callable.
 
     Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
     `max_workers` is ignored, and only the thread of the task may submit.
@@ -161,7 +167,11 @@ class Executor(concurrent.futures.Executor):
         *,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        retries: int = Limits().deaths_max - 1,
     ) -> None:
+        retries = operator.index(retries)
+        if retries < 0:
+            raise ValueError("retries must be >= 0")
         if max_workers is None:
             max_workers = _machine.node_count()
         else:
@@ -175,6 +185,7 @@ class Executor(concurrent.futures.Executor):
         self._nodes = max_workers
         self._initializer = initializer
         self._initargs = tuple(initargs)
+        self._limits = Limits(deaths_max=retries + 1)
         self._token = os.urandom(PATH_SIZE)
         self._pid = os.getpid()
         # A collection of garbage inside it may run a `__del__` that comes back here.
@@ -325,7 +336,9 @@ class Executor(concurrent.futures.Executor):
         if in_task():
             self._engine = NestedEngine(self._initializer, self._initargs, self._token)
             return self._engine
-        engine = self._engine = _Engine(self._nodes, encode_program(self._initializer, self._initargs))
+        engine = self._engine = _Engine(
+            self._nodes, encode_program(self._initializer, self._initargs), self._limits
+        )
         # An executor that is forgotten without a shutdown still has its futures to see to.
         self._finalizer = weakref.finalize(self, engine.finish_in_background)
         self._finalizer.atexit = False

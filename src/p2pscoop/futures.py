@@ -18,6 +18,7 @@ Futures belong to the thread that tasks run in, the one that used this module fi
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -34,6 +35,7 @@ from p2pscoop._future import DONE, FAILED, Future
 from p2pscoop._gathering import Gathering
 from p2pscoop._local import submit
 from p2pscoop._ranges import Range
+from p2pscoop._reduction import Reduction
 from p2pscoop._scheduler import Scheduler
 
 __all__ = [
@@ -46,7 +48,11 @@ __all__ = [
     "as_completed",
     "gather",
     "map",
+    "mapReduce",
+    "mapScan",
     "map_as_completed",
+    "map_reduce",
+    "map_scan",
     "shutdown",
     "submit",
     "wait",
@@ -119,12 +125,81 @@ def _map(
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     scheduler = _scheduler()
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
     if journal is not None:
         from p2pscoop._journal import journaled_map
 
         return journaled_map(scheduler, fn, iterables, journal, ordered=ordered, deadline=deadline)
     return Range(scheduler, fn, iterables, ordered=ordered, deadline=deadline).results()
+
+
+def map_reduce(
+    map_fn: Callable[..., T],
+    reduction_fn: Callable[[T, T], T],
+    /,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+) -> T:
+    """Map the items, and reduce the results to one value, as a tree of tasks.
+
+    The value is that of `functools.reduce(reduction_fn, map(map_fn, *iterables))` if the reduction is associative:
+    neighbours are reduced with each other, the earlier one first, and nothing else is assumed. In particular the
+    reduction need not be commutative. One item is mapped, and not reduced.
+
+    Args:
+        map_fn: called with one item of each iterable; may be a coroutine function.
+        reduction_fn: called with two results, or results of reductions; may be a coroutine function.
+        iterables: as long as the shortest, which must end.
+        timeout: seconds to wait at most, checked between tasks.
+
+    Raises:
+        TypeError: no iterable, or no item, for which there is no value to return.
+        TimeoutError: the value was not there in time.
+        BaseException: whatever one of the functions raised.
+    """
+    if not iterables:
+        raise TypeError("map_reduce needs two functions and at least one iterable")
+    items = list(zip(*iterables))  # noqa: B905  (as `map` does)
+    if not items:
+        raise TypeError("map_reduce() of no items has no value: ask for it only if there is at least one")
+    tree: Future[Any] = submit(Reduction(map_fn, reduction_fn).reduce, items)
+    value: T = tree.result(timeout)
+    return value
+
+
+def map_scan(
+    map_fn: Callable[..., T],
+    reduction_fn: Callable[[T, T], T],
+    /,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+) -> list[T]:
+    """Map the items, and return every intermediate result of reducing them: an inclusive scan.
+
+    The list is that of `itertools.accumulate(map(map_fn, *iterables), reduction_fn)`, whatever the reduction is.
+    The items are mapped on all nodes; the reductions, of which each needs the one before, are made here, in order,
+    as the results come. (To make them in parallel as well takes twice as many, and an associative reduction.)
+
+    Args:
+        map_fn: called with one item of each iterable; may be a coroutine function.
+        reduction_fn: called with the value so far and the next result.
+        iterables: as long as the shortest, which must end.
+        timeout: seconds to wait at most, checked between items.
+
+    Raises:
+        TypeError: no iterable.
+        TimeoutError: the list was not complete in time.
+        BaseException: whatever one of the functions raised.
+    """
+    results = _map(map_fn, iterables, timeout, 1, None, ordered=True)
+    try:
+        return list(itertools.accumulate(results, reduction_fn))
+    finally:
+        results.close()
+
+
+mapReduce = map_reduce  # noqa: N816  (the name in SCOOP)
+mapScan = map_scan  # noqa: N816  (the name in SCOOP)
 
 
 def wait(

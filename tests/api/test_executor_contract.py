@@ -68,6 +68,12 @@ def test_max_workers_is_a_number_of_nodes(value: Any, error: type[Exception], me
         Executor(value)
 
 
+@pytest.mark.parametrize(("value", "error"), [("2", TypeError), (1.5, TypeError), (-1, ValueError)])
+def test_retries_is_a_count(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Executor(1, retries=value)
+
+
 def test_capacity_is_what_programs_ask_for(shared: Executor) -> None:
     assert Executor(7)._max_workers == 7
     assert shared._max_workers == 2

@@ -12,7 +12,7 @@ SOURCE = Path(p2pscoop.__file__).parent
 
 # From the bottom up. A module imports from layers below its own, and from its own package.
 LAYERS = [
-    {"p2pscoop.errors", "p2pscoop"},
+    {"p2pscoop.errors", "p2pscoop._situation", "p2pscoop"},
     {"p2pscoop._continuation"},
     {"p2pscoop.continuation"},
     {"p2pscoop._core"},
@@ -22,16 +22,16 @@ LAYERS = [
     {"p2pscoop._payload"},
     {"p2pscoop._parcels"},
     {"p2pscoop._transport"},
-    {"p2pscoop._port"},
+    {"p2pscoop._port", "p2pscoop._constants"},
     {"p2pscoop._scheduler"},
-    {"p2pscoop._ranges", "p2pscoop._pool"},
+    {"p2pscoop._ranges", "p2pscoop._pool", "p2pscoop._profile"},
     {"p2pscoop._local", "p2pscoop._runtime"},
-    {"p2pscoop._migration"},
+    {"p2pscoop._migration", "p2pscoop._reduction"},
     {"p2pscoop._home", "p2pscoop._pursuit", "p2pscoop._random", "p2pscoop._supervisor"},
     {"p2pscoop._session", "p2pscoop._node", "p2pscoop._calls", "p2pscoop._journal"},
     {"p2pscoop._nested"},
-    {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.executor"},
-    {"p2pscoop.joblib", "p2pscoop._pandas"},
+    {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.shared", "p2pscoop.executor"},
+    {"p2pscoop.joblib", "p2pscoop._pandas", "p2pscoop.launch"},
     {"p2pscoop.cli", "p2pscoop.testing"},
     {"p2pscoop.__main__"},
 ]

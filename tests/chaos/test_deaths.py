@@ -285,13 +285,16 @@ def deadly(x: int) -> int:
     return x
 
 
-def test_a_task_that_kills_its_node_each_time_is_given_up_and_harms_no_other() -> None:
-    with Executor(2) as executor:
+@pytest.mark.parametrize(("options", "deaths"), [({}, 5), ({"retries": 1}, 2)])
+def test_a_task_that_kills_its_node_each_time_is_given_up_and_harms_no_other(
+    options: dict[str, int], deaths: int
+) -> None:
+    with Executor(2, **options) as executor:
         poison = executor.submit(deadly, 1)
         others = [executor.submit(work, x) for x in range(100)]
         assert [each.result() for each in others] == [x * x for x in range(100)]
-        with pytest.raises(PoisonTaskError, match="5 nodes died while they had this task") as caught:
+        with pytest.raises(PoisonTaskError, match=f"{deaths} nodes died while they had this task") as caught:
             poison.result()
         assert isinstance(caught.value, BrokenExecutor)
-        assert len(caught.value.nodes) == 5
+        assert len(caught.value.nodes) == deaths
         assert executor.submit(work, 3).result() == 9

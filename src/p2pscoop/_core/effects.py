@@ -13,7 +13,9 @@ from p2pscoop._core.messages import Message
 from p2pscoop._core.values import Outcome, PeerInfo, Spec
 
 __all__ = [
+    "Answered",
     "Arrived",
+    "Asked",
     "ComeHome",
     "Departed",
     "Disconnect",
@@ -205,3 +207,20 @@ class StatusArrived(Effect):
     peer: NodeId
     query: int
     counters: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Effect):
+    """A peer has a question for this shell: answer with `Node.answer`. It may come more than once."""
+
+    peer: NodeId
+    query: int
+    question: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Effect):
+    """The answer to a question of this shell. It may come more than once."""
+
+    query: int
+    answer: bytes

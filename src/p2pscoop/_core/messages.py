@@ -34,6 +34,8 @@ from p2pscoop._core.values import GrantedTask, MemberEntry, PeerInfo, TaskEntry,
 __all__ = [
     "MESSAGES",
     "Accept",
+    "Answer",
+    "Ask",
     "Cancel",
     "Fetch",
     "Grant",
@@ -257,6 +259,29 @@ class Status(Message):
     counters: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """A question of the shell's, about what the program's nodes share; the core does not look inside.
+
+    Repeated by the shell until it is answered: whoever answers has to bear that.
+    """
+
+    KIND = 32
+    FIELDS = (UINT, BLOB)
+    query: int
+    question: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    """The answer to `Ask`."""
+
+    KIND = 33
+    FIELDS = (UINT, BLOB)
+    query: int
+    answer: bytes = field(repr=False)
+
+
 MESSAGES: dict[int, type[Message]] = {
     message.KIND: message
     for message in (
@@ -279,6 +304,8 @@ MESSAGES: dict[int, type[Message]] = {
         Cancel,
         StatusRequest,
         Status,
+        Ask,
+        Answer,
     )
 }
 

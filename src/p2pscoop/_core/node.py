@@ -19,7 +19,9 @@ from typing import Any
 from p2pscoop._core.codec import Envelope
 from p2pscoop._core.custodian import Counters, Custodian
 from p2pscoop._core.effects import (
+    Answered,
     Arrived,
+    Asked,
     Departed,
     Disconnect,
     Effect,
@@ -38,6 +40,8 @@ from p2pscoop._core.limits import Limits
 from p2pscoop._core.membership import Change, ChangeKind, Membership
 from p2pscoop._core.messages import (
     Accept,
+    Answer,
+    Ask,
     Cancel,
     Fetch,
     Grant,
@@ -137,6 +141,8 @@ class Node:
             Cancel: self._custodian.on_cancel,
             StatusRequest: self._on_status_request,
             Status: self._on_status,
+            Ask: self._on_ask,
+            Answer: self._on_answer,
         }
 
     # -------------------------------------------------------------------------------------- looking
@@ -348,6 +354,14 @@ class Node:
         """Answer a peer's question for counters."""
         return self._post.to(peer, Status(query, counters))
 
+    def ask(self, peer: NodeId, query: int, question: bytes) -> list[Effect]:
+        """Ask a peer's shell something; the answer comes as `Answered`. Either may get lost."""
+        return self._post.to(peer, Ask(query, question))
+
+    def answer(self, peer: NodeId, query: int, answer: bytes) -> list[Effect]:
+        """Answer a peer's question."""
+        return self._post.to(peer, Answer(query, answer))
+
     def leave(self, now: float) -> list[Effect]:
         """Take no more tasks, keep no values. What is queued goes home with `give_back`, what runs is finished."""
         self.leaving = True
@@ -528,3 +542,9 @@ class Node:
 
     def _on_status(self, _: float, sender: NodeId, message: Status) -> list[Effect]:
         return [StatusArrived(sender, message.query, message.counters)]
+
+    def _on_ask(self, _: float, sender: NodeId, message: Ask) -> list[Effect]:
+        return [Asked(sender, message.query, message.question)]
+
+    def _on_answer(self, _now: float, _sender: NodeId, message: Answer) -> list[Effect]:
+        return [Answered(message.query, message.answer)]

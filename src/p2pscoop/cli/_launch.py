@@ -7,16 +7,32 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
+import click
+
 from p2pscoop import _machine
-from p2pscoop._process_config import ORIGIN_VARIABLE, NodeConfig, OriginConfig, local_nodes
+from p2pscoop._process_config import (
+    EXIT_UNREACHABLE,
+    ORIGIN_SOCKET,
+    ORIGIN_VARIABLE,
+    NodeConfig,
+    OriginConfig,
+    local_nodes,
+)
+from p2pscoop._situation import DEBUG_VARIABLE
 from p2pscoop._supervisor import LEAVE_GRACE_S, Supervisor, python_command
+from p2pscoop.cli._arrange import Arrangement, profile_directory
+from p2pscoop.cli._options import LaunchOptions
+from p2pscoop.launch.fleet import Fleet
 
 __all__ = ["join", "run"]
 
 _TERMINATE_GRACE_S = 5.0
+_POLL_S = 0.01
 
 # What the supervisor's events may be, beside those of its nodes.
 _SCRIPT_ENDED = "script ended"
@@ -25,14 +41,34 @@ _TERMINATED = "terminated"
 _OUT_OF_PATIENCE = "out of patience"
 
 
-def run(nodes: int, listen: tuple[str, int] | None, script: str, arguments: Sequence[str]) -> NoReturn:
-    """Start the origin with the script, and the other nodes; end with the script's status."""
+def run(
+    nodes: int, arrangement: Arrangement, options: LaunchOptions, script: str, arguments: Sequence[str]
+) -> NoReturn:
+    """Start the origin with the script, and the other nodes; end with the script's status.
+
+    Args:
+        nodes: on this machine, that of the script included.
+        arrangement: who listens where, and the other hosts.
+        options: how nodes are started.
+        script: path of the program.
+        arguments: its arguments.
+    """
+    listen, profile = arrangement.listen, profile_directory(options)
+    environment = _machine.limited_environment(nodes, _environment(options))
+    if options.nice:
+        _be_nice(options.nice)
     directory = _machine.make_directory()
-    environment = _machine.limited_environment(nodes)
     tether, ours = os.pipe()
-    config = OriginConfig(directory, tether, listen)
-    supervisor = Supervisor(local_nodes(directory, nodes - 1, listen=listen and listen[0]), environment)
+    config = OriginConfig(directory, tether, listen, options.log_level, profile)
+    locals_ = [
+        replace(node, log_level=options.log_level, profile=profile)
+        for node in local_nodes(directory, nodes - 1, listen=listen and listen[0], ports=arrangement.ports)
+    ]
+    supervisor = Supervisor(locals_, environment)
+    fleet = Fleet(arrangement.hosts, supervisor)
     try:
+        if not _reach(fleet, supervisor, options):
+            sys.exit(EXIT_UNREACHABLE)
         origin = subprocess.Popen(
             python_command("p2pscoop._script", script, *arguments),
             env={**environment, ORIGIN_VARIABLE: config.to_json()},
@@ -41,12 +77,72 @@ def run(nodes: int, listen: tuple[str, int] | None, script: str, arguments: Sequ
         os.close(tether)
         _watch_signals(supervisor)
         supervisor.start()
+        if arrangement.hosts:
+            threading.Thread(target=_order, args=(fleet, directory), daemon=True).start()
         status = _await_script(supervisor, origin)
+        if profile is not None:
+            # Nodes write their profiles when they leave, not when their tethers are cut.
+            fleet.leave()
+            supervisor.leave()
+            _later(supervisor, LEAVE_GRACE_S)
+            supervisor.wait()
     finally:
         os.close(ours)
+        fleet.stop()
         supervisor.stop()
         _machine.remove_directory(directory)
     _end(status)
+
+
+def _environment(options: LaunchOptions) -> dict[str, str]:
+    """What the options add to the environment of this machine's nodes, the script's included."""
+    environment = dict(os.environ)
+    if options.prolog is not None:
+        environment = sourced(options.prolog, environment)
+    if options.pythonpath is not None:
+        environment["PYTHONPATH"] = options.pythonpath
+    if options.debug:
+        environment[DEBUG_VARIABLE] = "1"
+    return environment
+
+
+def sourced(path: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment as a shell script leaves it. What the script prints goes to stderr."""
+    done = subprocess.run(
+        ["sh", "-c", '. "$1" >&2 || exit; exec env -0', "sh", os.path.abspath(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise click.ClickException(f"--prolog: {path} ended with status {done.returncode}")
+    pairs = (each.partition("=") for each in os.fsdecode(done.stdout).split("\0") if each)
+    return {name: value for name, _, value in pairs}
+
+
+def _be_nice(level: int) -> None:
+    try:
+        os.nice(level)
+    except PermissionError as error:
+        raise click.ClickException(f"--nice: {level} is for the superuser only: give 0 to 19") from error
+
+
+def _reach(fleet: Fleet, supervisor: Supervisor, options: LaunchOptions) -> bool:
+    """Connect to the other hosts. Whether to go on."""
+    failures = fleet.reach()
+    for host, reason in failures:
+        supervisor.say(f"{host.name} cannot be reached: {reason}")
+    if failures and not options.allow_missing_hosts:
+        supervisor.say("nothing was started; --allow-missing-hosts goes on with the hosts that are there")
+        return False
+    return True
+
+
+def _order(fleet: Fleet, directory: str) -> None:
+    """Have the other hosts start their nodes as soon as the origin listens. It ends with this process."""
+    while not os.path.exists(os.path.join(directory, ORIGIN_SOCKET)):
+        time.sleep(_POLL_S)
+    fleet.order()
 
 
 def _await_script(supervisor: Supervisor, origin: subprocess.Popen[bytes]) -> int:

@@ -8,6 +8,7 @@ import os
 import click
 
 from p2pscoop import __version__
+from p2pscoop.cli._options import LaunchOptions, RunCommand, launch_options
 
 __all__ = ["main", "run"]
 
@@ -41,14 +42,16 @@ def main() -> None:
 
 
 @main.command(
-    context_settings={**_SETTINGS, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    cls=RunCommand,
+    context_settings={**_SETTINGS, "allow_interspersed_args": False},
 )
 @click.option(
     "-n",
     "nodes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of nodes on this machine, the script's own included  [default: the usable cores].",
+    help="Number of nodes, the script's own included  [default: the usable cores, or as many as the hosts were "
+    "given].",
 )
 @click.option(
     "--listen",
@@ -56,20 +59,39 @@ def main() -> None:
     help="Let other programs of this machine join at this address. Needs --insecure.",
 )
 @click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
+@launch_options
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
-    nodes: int | None, listen: tuple[str, int] | None, insecure: bool, script: str, arguments: tuple[str, ...]
+    nodes: int | None,
+    listen: tuple[str, int] | None,
+    insecure: bool,
+    script: str,
+    arguments: tuple[str, ...],
+    launch: LaunchOptions,
 ) -> None:
     """Run SCRIPT with its ARGUMENTS; its tasks run on N nodes.
 
     The exit status is the script's.
     """
-    from p2pscoop.cli import _launch
+    from p2pscoop.cli import _arrange, _launch
+    from p2pscoop.errors import ConfigurationError
+    from p2pscoop.launch import plan
 
     if listen is not None:
         _check_insecure("--listen", listen[0], insecure)
-    _launch.run(_nodes_or_default(nodes), listen, script, arguments)
+    if launch.tunnel and launch.rsh:
+        raise click.UsageError("--tunnel needs ssh: leave --rsh out")
+    try:
+        where = plan.make(launch.hosts, launch.hostfile, nodes, os.environ)
+        local = _nodes_or_default(where.local)
+        if where.remote and listen is None:
+            for address in _arrange.addresses(where, launch):
+                _check_insecure(f"{where.source} names other hosts", address, insecure)
+        arrangement = _arrange.arrange(where, local, listen, launch)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    _launch.run(local, arrangement, launch, script, arguments)
 
 
 @main.command(context_settings=_SETTINGS)
@@ -123,7 +145,7 @@ def _check_insecure(option: str, host: str, insecure: bool) -> None:
     if host != "localhost" and not _is_loopback(host):
         raise click.UsageError(
             f"{option}: {host} is not a loopback address; without keys, nodes talk within one machine only: "
-            "use 127.0.0.1"
+            "use 127.0.0.1, or --tunnel for other hosts"
         )
 
 

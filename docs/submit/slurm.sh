@@ -1,0 +1,8 @@
+#!/bin/sh
+#SBATCH --job-name=p2pscoop
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --time=01:00:00
+
+# Hosts and counts come from SLURM_JOB_NODELIST and SLURM_TASKS_PER_NODE. Needs ssh between the nodes of the job.
+exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"

@@ -1,0 +1,145 @@
+"""From a plan to who listens where: ports, seeds, and the command and the orders for each other host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import NamedTuple
+
+from p2pscoop._situation import DEBUG_VARIABLE
+from p2pscoop.cli._options import LaunchOptions
+from p2pscoop.errors import ConfigurationError
+from p2pscoop.launch import ssh
+from p2pscoop.launch.fleet import RemoteHost
+from p2pscoop.launch.hosts import Host
+from p2pscoop.launch.plan import Plan
+from p2pscoop.launch.remote import RemoteConfig
+
+__all__ = ["Arrangement", "addresses", "arrange", "external_address", "profile_directory"]
+
+LOOPBACK = "127.0.0.1"
+
+
+class Arrangement(NamedTuple):
+    """How the nodes of a run find each other.
+
+    Attributes:
+        listen: host and port at which the script's node listens, or None.
+        ports: of the other local nodes; none if any will do.
+        hosts: the other hosts.
+    """
+
+    listen: tuple[str, int] | None
+    ports: tuple[int, ...] = ()
+    hosts: tuple[RemoteHost, ...] = ()
+
+
+def external_address(plan: Plan, options: LaunchOptions) -> str:
+    """The address of this machine that the hosts of a plan can use."""
+    if options.tunnel:
+        return LOOPBACK
+    if options.external_hostname is not None:
+        return options.external_hostname
+    if all(_bare(host).startswith("127.") for host in plan.remote):
+        return LOOPBACK
+    return socket.getfqdn()
+
+
+def addresses(plan: Plan, options: LaunchOptions) -> list[str]:
+    """Where nodes of different hosts of a plan connect to each other."""
+    hosts = [] if options.tunnel else [_bare(host) for host in plan.remote]
+    return [external_address(plan, options), *hosts]
+
+
+def arrange(plan: Plan, local: int, listen: tuple[str, int] | None, options: LaunchOptions) -> Arrangement:
+    """Who listens where.
+
+    Args:
+        plan: which hosts.
+        local: nodes on this machine.
+        listen: of `--listen`, or None.
+        options: the others.
+
+    Raises:
+        ConfigurationError: tunnels were asked for, and how many is not known.
+    """
+    if not plan.remote:
+        return Arrangement(listen)
+    shell = ssh.Shell(
+        executable=options.ssh_executable,
+        options=options.ssh_option,
+        rsh=options.rsh,
+        directory=options.path or os.getcwd(),
+        interpreter=options.python_interpreter,
+        pythonpath=options.pythonpath,
+        prolog=options.prolog,
+    )
+    if options.tunnel:
+        return _tunnelled(plan, local, shell, options)
+    address = listen or (external_address(plan, options), free_ports(1)[0])
+    hosts = tuple(
+        RemoteHost(host.name, ssh.command(shell, host), _orders(host, address, (), options))
+        for host in plan.remote
+    )
+    return Arrangement(address, (), hosts)
+
+
+def _tunnelled(plan: Plan, local: int, shell: ssh.Shell, options: LaunchOptions) -> Arrangement:
+    """Each node has a port of its own, which leads to it on every machine.
+
+    On the machine of the node it is the node's. Here, ssh takes it and leads it to the node's machine; on a third
+    machine ssh takes it and leads it here, from where it goes on.
+    """
+    for host in plan.remote:
+        if host.nodes is None:
+            raise ConfigurationError(
+                f"--tunnel needs a tunnel for each node: say how many there are on {host.name}, as in "
+                f"`{host.name}:4`, or give -n"
+            )
+    counts = [host.nodes or 0 for host in plan.remote]
+    ports = free_ports(local + sum(counts))
+    mine, rest = ports[:local], ports[local:]
+    address = (LOOPBACK, mine[0])
+    hosts = []
+    for host, count in zip(plan.remote, counts, strict=True):
+        own, rest = rest[:count], rest[count:]
+        command = ssh.command(
+            shell, host, forwards=own, reverse_forwards=[port for port in ports if port not in own]
+        )
+        hosts.append(RemoteHost(host.name, command, _orders(host, address, tuple(own), options)))
+    return Arrangement(address, tuple(mine[1:]), tuple(hosts))
+
+
+def _orders(host: Host, address: tuple[str, int], ports: tuple[int, ...], options: LaunchOptions) -> RemoteConfig:
+    seed = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return RemoteConfig(
+        label=_bare(host),
+        count=host.nodes,
+        seeds=(f"tcp://{seed}:{address[1]}",),
+        # Until connections are encrypted, nodes listen at loopback addresses only.
+        listen=LOOPBACK,
+        ports=ports,
+        nice=options.nice,
+        log_level=options.log_level,
+        environment={DEBUG_VARIABLE: "1"} if options.debug else {},
+        profile=profile_directory(options),
+    )
+
+
+def profile_directory(options: LaunchOptions) -> str | None:
+    """Where the profiles go: in the working directory, on each host."""
+    return "profile" if options.profile else None
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _bare(host: Host) -> str:
+    return host.name.rpartition("@")[2]
