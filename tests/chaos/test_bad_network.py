@@ -54,13 +54,12 @@ TASKS = 1 + 60 + 21_891 + 341
 @pytest.mark.parametrize(
     "faults",
     [
-        {"loss": 0.2},
-        {"duplication": 0.5},
-        {"delay_s": 0.05},
+        {"loss": 0.1},
+        {"duplication": 0.5, "delay_s": 0.05},
         {"truncation": 0.1},
         {"loss": 0.1, "duplication": 0.3, "delay_s": 0.02, "truncation": 0.05},
     ],
-    ids=["lost", "repeated", "late", "cut", "all of it"],
+    ids=["lost", "repeated and late", "cut", "all of it"],
 )
 def test_nothing_is_lost_and_nothing_runs_twice(
     script: WriteScript, tmp_path: Path, faults: dict[str, float]
@@ -71,7 +70,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(
     assert exact == [True, True, True]
     assert sum(executed) == TASKS
     assert requeued == 0
-    assert min(executed) > 0
+    assert max(executed) < TASKS, "nothing was stolen, so nothing was tried"
     # What does not decode is said, and nothing else is.
     said = done.stderr.splitlines()
     assert all("dropped a message" in line for line in said), done.stderr
