@@ -79,7 +79,7 @@ class _Process:
             return EXIT_FAILED
         scheduler = home.scheduler
         _local.install(scheduler)
-        _on_sigterm(lambda: scheduler.call_soon(self._leave))
+        _on_notice(lambda: scheduler.call_soon(self._leave))
         threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
         if config.complain:
             threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
@@ -179,8 +179,11 @@ def _replace_main() -> None:
     sys.modules["__main__"] = types.ModuleType("__main__")
 
 
-def _on_sigterm(action: Callable[[], None]) -> None:
+def _on_notice(action: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: action())
+    if hasattr(signal, "SIGUSR1"):
+        # What Slurm sends to all processes of a job before its time is up, if it was asked to.
+        signal.signal(signal.SIGUSR1, lambda *_: action())
 
 
 def _exit(code: int) -> NoReturn:

@@ -98,7 +98,7 @@ def test_nodes_that_join_take_part_and_end_with_the_computation(
     assert all(count > 0 for count in executed.values()), executed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_nodes_that_are_told_to_leave_finish_what_they_run(
     computation: subprocess.Popen[str], port: int, number: signal.Signals
 ) -> None:

@@ -179,6 +179,8 @@ def join(seeds: Sequence[tuple[str, int]], nodes: int) -> NoReturn:
     status = 0
     try:
         _watch_signals(supervisor)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda *_: supervisor.post(_TERMINATED))
         supervisor.start()
         leaving = False
         while True:
