@@ -28,8 +28,8 @@ def begin(path: Path) -> None:
 
 def compute(path: Path) -> None:
     """For ever, without waiting for anything."""
-    begin(path)
     try:
+        begin(path)
         while True:
             sum(range(1000))
     finally:
@@ -37,8 +37,8 @@ def compute(path: Path) -> None:
 
 
 def sleep(path: Path) -> None:
-    begin(path)
     try:
+        begin(path)
         time.sleep(1000)
     finally:
         path.write_text("ended")
@@ -46,8 +46,8 @@ def sleep(path: Path) -> None:
 
 def wait(path: Path) -> None:
     """For a task of its own, which never ends."""
-    begin(path)
     try:
+        begin(path)
         stolen(sleep, path.with_name("inner")).result()
     finally:
         path.write_text("ended")
@@ -78,8 +78,8 @@ def let_others_go_first() -> Generator[None, None, None]:
 
 
 async def never(path: Path) -> None:
-    begin(path)
     try:
+        begin(path)
         while True:
             await let_others_go_first()
             time.sleep(0.001)
@@ -88,16 +88,16 @@ async def never(path: Path) -> None:
 
 
 def wait_here(path: Path) -> None:
-    begin(path)
     try:
+        begin(path)
         futures.gather(never(path.with_name("inner"))).result()
     finally:
         path.write_text("ended")
 
 
 async def wait_suspended(path: Path) -> None:
-    begin(path)
     try:
+        begin(path)
         await futures.gather(never(path.with_name("inner")))
     except TaskCancelled:
         path.write_text("ended")

@@ -20,11 +20,12 @@ pytestmark = pytest.mark.skipif(
 NEAR, FAR = "10.213.7.1", "10.213.7.2"
 PORT = 7713
 
-# The commands take loopback addresses only, as long as nothing is encrypted; this is what is beneath them.
+# The commands take loopback addresses only, as long as nothing is encrypted; here they take others.
 ORIGIN = f"""
     import sys
-    from p2pscoop.cli._launch import run
-    run(2, ({NEAR!r}, {PORT}), sys.argv[1], sys.argv[2:])
+    from p2pscoop.cli import _main
+    _main._check_insecure = lambda *_: None
+    _main.main(["run", "-n", "2", "--listen", "{NEAR}:{PORT}", "--insecure", *sys.argv[1:]])
 """
 NODES = f"""
     from p2pscoop import _machine
