@@ -197,21 +197,38 @@ def test_starmap(shared: Executor) -> None:
         list(shared.starmap(pow, [1]))  # type: ignore[list-item]
 
 
-def test_map_unordered(shared: Executor) -> None:
-    seconds = [0.8, 0.0, 0.0, 0.0]
-    assert list(shared.map_unordered(lambda x: time.sleep(x) or x, seconds))[-1] == 0.8
+def wait_file(path: str) -> str:
+    """How long a call takes, the test decides. Gives up, so as not to outlive a failed test by much."""
+    deadline = time.monotonic() + 30
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path
+
+
+def test_map_unordered(shared: Executor, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    paths = [str(late), *[str(tmp_path)] * 3]
+    results = shared.map_unordered(wait_file, paths)
+    assert [next(results) for _ in range(3)] == paths[1:]
+    late.touch()
+    assert list(results) == [str(late)]
     assert sorted(shared.map_unordered(square, range(300))) == [x * x for x in range(300)]
     assert len(list(itertools.islice(shared.map_unordered(square, itertools.count()), 300))) == 300
     with pytest.raises(TimeoutError):
         list(shared.map_unordered(time.sleep, [1.0], timeout=0.1))
 
 
-def test_a_long_call_does_not_hold_up_those_that_came_with_it(shared: Executor) -> None:
-    for _ in range(3):
+def test_a_long_call_does_not_hold_up_those_that_came_with_it(shared: Executor, tmp_path: Path) -> None:
+    for round_ in range(3):
         # After many that took no time, several are given to a node at once.
         list(shared.map(square, range(300)))
-        many = [shared.submit(time.sleep, seconds) for seconds in (1.0, 0.0, 0.0, 0.0)]
-        assert list(concurrent.futures.as_completed(many, timeout=30))[-1] is many[0]
+        late = tmp_path / str(round_)
+        long, *others = [shared.submit(wait_file, str(path)) for path in (late, *[tmp_path] * 3)]
+        concurrent.futures.wait(others, timeout=30)
+        assert all(other.done() for other in others)
+        assert not long.done()
+        late.touch()
+        long.result(timeout=30)
 
 
 def test_a_map_that_outlives_the_executor_says_so_at_its_place() -> None:

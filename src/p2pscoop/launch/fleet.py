@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import subprocess
 import threading
 import time
@@ -26,6 +27,8 @@ START_S = 60.0
 _ENDING_S = 5.0
 """How long a host may take to stop its nodes, once its tether is cut."""
 _KEPT_LINES = 20
+_FORWARD_FAILED = re.compile(rb"channel \d+: open failed: |connect_to \S+ port \d+: failed\.")
+"""What ssh says of a connection to a forwarded port, in either direction, whose node has just gone: no news."""
 
 
 class RemoteHost:
@@ -164,8 +167,7 @@ class Fleet:
                     host.said.append(line.decode(errors="replace").rstrip())
                 elif line.startswith((b"[", b"p2pscoop: ")):
                     self._supervisor.relay(line, error=True)
-                elif not (self._stopping or (line.startswith(b"channel ") and b": open failed: " in line)):
-                    # (A forwarded port whose node has just gone is no news.)
+                elif not (self._stopping or _FORWARD_FAILED.match(line)):
                     self._supervisor.relay(label + line, error=True)
 
     def _why(self, host: RemoteHost) -> str:
