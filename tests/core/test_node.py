@@ -269,6 +269,33 @@ def test_a_silent_holder_that_lives_keeps_its_tasks_and_one_that_speaks_has_to_c
     assert ann.counters.requeued == 1
 
 
+def test_a_holder_that_speaks_now_and_then_and_claims_nothing_is_not_vouched_for(pair: Cluster) -> None:
+    """Race 12 of CUSTODY.md: it says something just often enough to seem silent in between, and never claims."""
+    pair.lend("ann", "bob")
+    ann, bob = pair["ann"], pair["bob"]
+    now = 0.0
+    while now < 5 * LIMITS.lease_s:
+        now += 1.0
+        if now % (2.5 * LIMITS.holding_s) < 1.0:
+            ann.receive(now, Envelope(bob.id, ann.id, NoWork(1)))
+        ann.vouch(now, [bob.id])
+        ann.tick(now)
+    assert ann.counters.requeued == 1
+
+
+def test_a_silent_holder_is_asked_to_say_something(pair: Cluster) -> None:
+    pair.lend("ann", "bob")
+    ann, bob = pair["ann"], pair["bob"]
+    ann.receive(0.0, Envelope(bob.id, ann.id, NoWork(1)))
+    asked = 0
+    for second in range(1, int(2 * LIMITS.lease_s)):
+        ann.vouch(float(second), [bob.id])
+        for effect in ann.tick(float(second)):
+            if isinstance(effect, Send) and isinstance(effect.message, Sync) and len(effect.message.members) == 1:
+                asked += 1
+    assert asked > 0
+
+
 def test_what_is_vouched_for_is_lost_in_the_end(pair: Cluster) -> None:
     pair.lend("ann", "bob")
     ann = pair["ann"]

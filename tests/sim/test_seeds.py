@@ -88,6 +88,18 @@ def test_a_poison_task_is_given_up_and_harms_no_other() -> None:
     assert sum(report.kills for report in reports) > 100
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(822, id="a continuation bounces to an owner that dies (Race 6)"),
+        pytest.param(110_231, id="an owner that is not known where its task is (Race 9)"),
+        pytest.param(514_317, id="a holder that has nothing to say counts as silent (Race 12)"),
+    ],
+)
+def test_seeds_that_failed_once(seed: int) -> None:
+    run(seed)
+
+
 def test_a_seed_repeats_its_run() -> None:
     first: list[str] = []
     second: list[str] = []

@@ -418,9 +418,14 @@ class Custodian:
         """On whom custodies depend: holders of this node's tasks, and thieves that have not answered."""
         return self.owned.holders | self.deliveries.thieves
 
-    def vouch(self, now: float, peer: NodeId) -> None:
+    def vouch(self, now: float, peer: NodeId, heard_at: float) -> None:
         """A peer is silent, but lives: nothing that is between it and this node ends for want of its word."""
-        self.owned.vouch(now, peer)
+        self.owned.vouch(now, peer, heard_at)
+        self.deliveries.vouch(now, peer)
+
+    def renew(self, now: float, peer: NodeId) -> None:
+        """This node did not listen for a while: the same, whatever the peer said or did not say."""
+        self.owned.renew(now, peer)
         self.deliveries.vouch(now, peer)
 
     def requeue(self, lost: Sequence[Lent]) -> list[Effect]:

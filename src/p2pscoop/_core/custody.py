@@ -88,6 +88,7 @@ class Lent:
         holder: who has that custody; the owner itself while it is HOME.
         spec: kept while it may have to be sent again, dropped once accepted.
         lease_until: when an unrenewed custody is taken for lost.
+        claimed_at: when the holder last claimed it, or it was offered.
         suspected: the nodes that died while they had it, as far as it may have been the cause.
         kept: whether the holder has a value that it keeps.
         wanted: whether that has been asked for.
@@ -100,6 +101,7 @@ class Lent:
     holder: NodeId
     spec: Spec | None
     lease_until: float
+    claimed_at: float = 0.0
     suspected: tuple[NodeId, ...] = ()
     kept: bool = False
     wanted: bool = False
@@ -145,7 +147,7 @@ class OwnerLedger:
         record.token = record.token.passed()
         record.holder = thief
         record.spec = spec
-        record.lease_until = now + self._lease_s
+        self._claim(record, now)
         return record
 
     def on_accept(self, now: float, holder: NodeId, serial: int, token: Token) -> Lent | None:
@@ -157,7 +159,7 @@ class OwnerLedger:
         spec, record.spec = record.spec, None
         record.token = token
         record.holder = holder
-        record.lease_until = now + self._lease_s
+        self._claim(record, now)
         return record if spec is not None and spec.kind is SpecKind.CONTINUATION else None
 
     def on_reject(self, holder: NodeId, serial: int, token: Token) -> Lent | None:
@@ -242,11 +244,29 @@ class OwnerLedger:
             if record.holder == holder and record.state is OwnerState.OFFERED:
                 record.lease_until = min(record.lease_until, now + grace_s)
 
-    def vouch(self, now: float, holder: NodeId) -> None:
-        """The holder says nothing, and its process lives: it will say something."""
+    def _claim(self, record: Lent, now: float) -> None:
+        record.claimed_at = now
+        record.lease_until = now + self._lease_s
+
+    def vouch(self, now: float, holder: NodeId, heard_at: float) -> None:
+        """The holder says nothing, and its process lives: it will say something.
+
+        Race 12 of CUSTODY.md: what it did not claim for a whole lease, although it was heard of at the end of it,
+        it does not have.
+        """
+        for record in self._records.values():
+            if (
+                record.holder == holder
+                and record.state is not OwnerState.HOME
+                and heard_at <= record.claimed_at + self._lease_s
+            ):
+                record.lease_until = now + self._lease_s
+
+    def renew(self, now: float, holder: NodeId) -> None:
+        """Nobody listened to the holder for a while: its leases begin anew."""
         for record in self._records.values():
             if record.holder == holder and record.state is not OwnerState.HOME:
-                record.lease_until = now + self._lease_s
+                self._claim(record, now)
 
     @property
     def holders(self) -> set[NodeId]:

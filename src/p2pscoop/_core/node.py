@@ -208,7 +208,7 @@ class Node:
         if now - self._ticked_at > _STOPPED_S:
             # This node was stopped, or its clock jumped: that others were silent meanwhile means nothing.
             for peer in self.counterparts:
-                self._custodian.vouch(now, peer)
+                self._custodian.renew(now, peer)
         self._ticked_at = now
         if not self.joined and now >= self._join_at:
             effects += self._join(now)
@@ -217,6 +217,7 @@ class Node:
         if now >= self._holding_at:
             self._holding_at = now + self.limits.holding_s
             effects += self._custodian.renew_leases(self.held)
+            effects += self._ask_the_silent(now)
         if now >= self._lease_at:
             self._lease_at = now + 1.0
             effects += self._custodian.requeue(self.owned.expire(now))
@@ -234,8 +235,20 @@ class Node:
         """
         for peer in self.counterparts.intersection(peers):
             heard_at = self._heard_at.get(peer, now)
-            if now - 2 * self.limits.holding_s > heard_at > now - self.limits.vouched_s:
-                self._custodian.vouch(now, peer)
+            if self._is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
+                self._custodian.vouch(now, peer, heard_at)
+
+    def _is_silent(self, now: float, peer: NodeId) -> bool:
+        return now - 2 * self.limits.holding_s > self._heard_at.get(peer, now)
+
+    def _ask_the_silent(self, now: float) -> list[Effect]:
+        """One that can speak, and only has nothing to say, must not count as silent for long."""
+        return [
+            effect
+            for peer in sorted(self.counterparts)
+            if self._is_silent(now, peer)
+            for effect in self._post.to(peer, Sync(self.membership.rows_of(self.id), answer=True))
+        ]
 
     def seek(self, now: float) -> list[Effect]:
         """The node has nothing to run: send what is finished, and look for work."""

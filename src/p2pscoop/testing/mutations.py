@@ -99,7 +99,7 @@ def _queue_every_grant(self: HolderLedger, key: TaskKey, token: Token, spec: Spe
     return record
 
 
-def _no_loss(self: OwnerLedger, holder: NodeId) -> list[Lent]:
+def _no_loss(self: OwnerLedger, holder: NodeId, **_: bool) -> list[Lent]:
     for record in self._records.values():
         if record.holder == holder:
             record.lease_until = float("inf")
