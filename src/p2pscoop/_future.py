@@ -29,9 +29,11 @@ __all__ = [
     "Future",
     "Kept",
     "Parcel",
+    "TimeLimit",
     "finished",
     "make_future",
     "name_of",
+    "overtime",
     "task_path",
 ]
 
@@ -85,6 +87,29 @@ class Kept(NamedTuple):
     serial: int
 
 
+class TimeLimit:
+    """Until when a task has to have ended; kept with its future while it runs.
+
+    Attributes:
+        task: the task; None when it has ended in time.
+        until: on the monotonic clock of the node that runs it.
+        timeout: how many seconds that was from its start.
+        name: what the task is called in messages.
+        live: whether the task runs and has time left.
+        error: what it ends with, once its time is up.
+    """
+
+    __slots__ = ("error", "live", "name", "task", "timeout", "until")
+
+    def __init__(self, task: Future[Any], until: float, timeout: float, name: str) -> None:
+        self.task: Future[Any] | None = task
+        self.until = until
+        self.timeout = timeout
+        self.name = name
+        self.live = True
+        self.error: BaseException | None = None
+
+
 class Future(Generic[T]):
     """The promise of a task's value. Made by `futures.submit`, never directly.
 
@@ -103,6 +128,7 @@ class Future(Generic[T]):
         "_kept",
         "_key",
         "_kwargs",
+        "_limit",
         "_parent",
         "_path",
         "_pinned",
@@ -138,6 +164,7 @@ class Future(Generic[T]):
     _holder: NodeId  # of a lent task: the node that its outcome came from
     _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
     _key: TaskKey  # of a task that another node owns
+    _limit: TimeLimit  # of a task that may take only so long
     _pinned: str  # why its frames could not travel when they were last asked to
 
     def __repr__(self) -> str:
@@ -426,6 +453,12 @@ def finished(state: int, value: Any) -> Future[Any]:
     future._state = state
     future._work = future._waiters = None
     return future
+
+
+def overtime(future: Future[Any]) -> BaseException | None:
+    """What a task ends with, if its time is up."""
+    limit: TimeLimit | None = getattr(future, "_limit", None)
+    return None if limit is None else limit.error
 
 
 def task_path(future: Future[Any]) -> bytes:

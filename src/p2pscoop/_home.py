@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import CoroutineType
@@ -13,7 +14,18 @@ from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import CANCELLED, DONE, LENT, Future, Parcel, make_future, name_of, task_path
+from p2pscoop._future import (
+    CANCELLED,
+    DONE,
+    LENT,
+    RUNNING,
+    Future,
+    Parcel,
+    make_future,
+    name_of,
+    overtime,
+    task_path,
+)
 from p2pscoop._migration import Handle, Migration, task_of
 from p2pscoop._payload import (
     SpecEncoder,
@@ -31,6 +43,9 @@ from p2pscoop.errors import PayloadError, TaskError
 __all__ = ["Home"]
 
 logger = logging.getLogger("p2pscoop")
+
+_LAST_WORD_S = 2.0
+"""How long a node that ends waits for the owner of the task for which it does. Repetitions come after 0.5 s."""
 
 
 class Home:
@@ -204,6 +219,8 @@ class Home:
         work, args, kwargs = task._work, task._args, task._kwargs
         if work is None:
             raise PayloadError("its outcome came from an earlier holder")
+        if type(work) is CoroutineType and hasattr(task, "_limit"):
+            raise PayloadError("has a time limit, which is watched where it started")
         if type(work) in (CoroutineType, Parcel):
             return self.migration.encode(task, thief)
         return encoder.encode(work, args, kwargs, task_path(task))
@@ -316,9 +333,29 @@ class Home:
                 if self._on_cancelled is not None:
                     self._on_cancelled(guest)
 
-    def hosts(self, guest: Future[Any]) -> bool:
-        """Whether a guest is still here, and has not ended. Any thread."""
-        return self._hosted.get(guest._key) is guest
+    def hosts(self, task: Future[Any]) -> bool:
+        """Whether a guest, or a task of this node's own whose time is up, runs here still. Any thread."""
+        key = self.key_of(task)
+        if key is None:
+            return task._state == RUNNING and overtime(task) is not None
+        return self._hosted.get(key) is task
+
+    def give_up(self, task: Future[Any], error: BaseException) -> None:
+        """A task does not end: tell the owner of the guest that it is, or that waits for it, this instead.
+
+        Returns when the owner has it, or after `_LAST_WORD_S`. Any thread but the home thread and the runtime's.
+        """
+        guest = task
+        while guest._parent is not None:
+            guest = guest._parent
+        key = self.key_of(guest)
+        if key is None or self._hosted.pop(key, None) is None:
+            return
+        outcome = encode_error(error, self._where)
+        self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+        until = time.monotonic() + _LAST_WORD_S
+        while self.runtime.node.held.get(key) is not None and time.monotonic() < until:
+            time.sleep(0.005)
 
     def counters(self) -> dict[str, int]:
         """See `Port`."""

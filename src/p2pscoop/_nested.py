@@ -66,12 +66,13 @@ class NestedFuture(StandardFuture[Any]):
         """As that of `concurrent.futures.Future`."""
         return super().exception(self._help(timeout))
 
-    def cancel(self) -> bool:
-        """Cancel the task if nobody has started it and it has not left this node."""
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the task if nobody has started it and it has not left this node; with `running`, even then."""
         if not self.done():
             if get_ident() != self._scheduler.thread:
                 return False
-            self._task.cancel()
+            if self._task.cancel(running=running) and running:
+                return True  # Here it may first have `finally` blocks to run.
         return self.cancelled()
 
     def running(self) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
-from p2pscoop._future import Future, name_of
+from p2pscoop._future import Future, name_of, overtime
 from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
 from p2pscoop._pursuit import GRACE_S, Pursuit
@@ -61,6 +61,7 @@ class _Process:
             on_cancelled=lambda task: self._pursuit.begin(task),
         )
         self._pursuit = Pursuit(self.home.scheduler, self.home.hosts, self._give_way)
+        self.home.scheduler.pursue = self._pursuit.begin
 
     def run(self, tether: IO[bytes]) -> int:
         config, home = self._config, self.home
@@ -121,15 +122,22 @@ class _Process:
         self._end(EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
-        """A cancelled task does not end. Another node shall take this one's place; what it held is run again."""
+        """A task that was cancelled, or whose time is up, does not end. Another node shall take this one's place.
+
+        What this one held is run again, but for a task whose time is up: that would not end again.
+        """
+        late = overtime(task)
         logger.warning(
-            "%s: %s was cancelled and did not end within %.0f s: this node is replaced",
+            "%s: %s was %s and did not end within %.0f s: this node is replaced",
             self._config.name,
             name_of(task._work),
+            "cancelled" if late is None else "over its time",
             GRACE_S,
         )
+        if late is not None:
+            self.home.give_up(task, late)
         self.home.give_back()
-        self.home.runtime.stop("a cancelled task did not end")
+        self.home.runtime.stop("a task did not end when it had to")
         _exit(EXIT_REPLACED)
 
     def _watch(self, tether: IO[bytes]) -> None:

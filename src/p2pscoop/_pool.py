@@ -86,14 +86,22 @@ class Pool:
     Args:
         feed: called when there is something to steal and `hungry` is set.
         settled_at_home: called with the serial of a lent task whose future was ended here.
+        stop: called with a task that was given away, and need not be run any further.
         path: what the paths of the tasks derive from.
     """
 
-    def __init__(self, feed: Callable[[], None], settled_at_home: Callable[[int], None], path: bytes) -> None:
+    def __init__(
+        self,
+        feed: Callable[[], None],
+        settled_at_home: Callable[[int], None],
+        stop: Callable[[object], None],
+        path: bytes,
+    ) -> None:
         self.hungry = False
         self.broken: Exception | None = None
         self._feed = feed
         self._settled_at_home = settled_at_home
+        self._stop = stop
         self._path = path
         self._queue: deque[_Task] = deque()
         self._unfinished: dict[int, _Task] = {}
@@ -108,6 +116,7 @@ class Pool:
         """Queue a call."""
         future = _Future()
         task = _Task(next(self._numbers), future, work, args, kwargs)
+        future.stop = partial(self._cancel, task.number)
         with self._idle:
             self._unfinished[task.number] = task
         # By number: a callback that held the task would close a cycle, and keep arguments and result alive in it.
@@ -123,6 +132,17 @@ class Pool:
         """Cancel what has not been given away."""
         for task in self._snapshot():
             task.future.cancel()
+
+    def _cancel(self, number: int) -> bool:
+        """Cancel a call that has been given away."""
+        with self._idle:
+            task = self._unfinished.get(number)
+        if task is None or not task.future.running():
+            return False
+        _end(task.future, None, CancelledError())
+        # Home again or not: if it lies in the queue, it is seen to have ended when its turn comes.
+        self._stop(task)
+        return True
 
     def fail_all(self, error: Exception) -> None:
         """No task will ever run again: end all futures with this error."""
@@ -265,7 +285,22 @@ class Pool:
 
 
 class _Future(Future[Any]):
-    """The standard library's, which an asyncio program may await as well."""
+    """The standard library's, which an asyncio program may await as well, and whose call can be interrupted."""
+
+    stop: Callable[[], bool]
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the call, if no node has taken it.
+
+        Args:
+            running: whether to cancel it as well if a node has: it is interrupted there, as by
+                `futures.Future.cancel`, and whoever waits for it gets a `CancelledError`, at once. To the standard
+                library it is a call that ran and raised that: `cancelled()` stays False.
+
+        Returns:
+            Whether it is cancelled now, and was not over.
+        """
+        return super().cancel() or (running and self.stop())
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio

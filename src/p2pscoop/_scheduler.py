@@ -54,6 +54,7 @@ from p2pscoop._future import (
     Parcel,
     make_future,
     name_of,
+    overtime,
 )
 from p2pscoop.errors import ShutdownError, TaskCancelled, TaskExitError, TaskInterruptError, WrongThreadError
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from p2pscoop._core.ids import NodeId
     from p2pscoop._port import Guest
     from p2pscoop._ranges import Range
+    from p2pscoop._timeouts import Watch
 
 __all__ = ["Hooks", "Scheduler", "Strand"]
 
@@ -187,6 +189,10 @@ class Scheduler:
         self.task = self.root_task
         self.root = root
 
+        self.watch: Watch | None = None
+        """Of the tasks that may take only so long; once there was one."""
+        self.pursue: Callable[[Future[Any]], None] | None = None
+        """Makes a task end that is interrupted, and does not wait; any thread. None where that cannot be done."""
         self.profiler: cProfile.Profile | None = None
         """Taken off while the stack changes hands."""
         self.executed = 0
@@ -333,7 +339,14 @@ class Scheduler:
         """A future has its outcome; the first one counts."""
         if future._state >= DONE:
             return
-        future._value = value
+        if hasattr(future, "_limit"):
+            late = overtime(future)
+            del future._limit
+            if state != DONE and late is not None and late is not value:
+                # However it was brought to end: by the interrupt, by what it spawned, by what it made of either.
+                late.__cause__ = value
+                state, value = FAILED, late
+        future._value = None if state == CANCELLED else value
         future._state = state
         future._work = future._args = None
         if future._waiters:
@@ -357,7 +370,7 @@ class Scheduler:
             interrupt.__cause__ = error
             self.end(future, FAILED, interrupt)
         elif isinstance(error, TaskCancelled):
-            self.end(future, CANCELLED, None)
+            self.end(future, CANCELLED, error)
         else:
             self.end(future, FAILED, error)
             if isinstance(error, (KeyboardInterrupt, GreenletExit)):

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 from _thread import get_ident
 from dataclasses import dataclass
+from typing import Any
 
 from p2pscoop import _local, _machine
-from p2pscoop._future import PATH_SIZE
+from p2pscoop._future import PATH_SIZE, Future, name_of
 from p2pscoop._home import Home
 from p2pscoop._payload import encode_program
 from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
+from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._scheduler import Scheduler
 from p2pscoop._supervisor import spawn_supervisor
@@ -33,6 +36,8 @@ __all__ = [
     "stop_supervisor",
 ]
 
+logger = logging.getLogger("p2pscoop")
+
 _SUPERVISOR_TIMEOUT_S = 5.0
 
 
@@ -42,6 +47,7 @@ class Session:
 
     Attributes:
         home: the node.
+        pursuit: what ends tasks that are over their time.
         directory: private directory of this machine's nodes.
         supervisor: None under `p2pscoop run`, whose supervisor is the launcher, and for a single node.
         own: whether this process started it, and so may stop it.
@@ -49,6 +55,7 @@ class Session:
     """
 
     home: Home
+    pursuit: Pursuit
     directory: str
     supervisor: subprocess.Popen[bytes] | None = None
     own: bool = True
@@ -62,6 +69,7 @@ class Session:
                 scheduler.drain()
         finally:
             scheduler.stopped = True
+            self.pursuit.close()
             self.home.runtime.stop()
             if self.supervisor is not None:
                 stop_supervisor(self.supervisor)
@@ -96,7 +104,9 @@ def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: boo
         own: see `Session`.
     """
     global _session
-    home = Home(interruptible=True, path=os.urandom(PATH_SIZE))
+    home = Home(interruptible=True, path=os.urandom(PATH_SIZE), on_cancelled=lambda task: pursuit.begin(task))
+    pursuit = Pursuit(home.scheduler, home.hosts, _give_up)
+    home.scheduler.pursue = pursuit.begin
     home.runtime = Runtime(
         home,
         name=ORIGIN_NAME,
@@ -107,9 +117,19 @@ def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: boo
         program=encode_program(),
     )
     home.runtime.start()
-    _session = Session(home, directory, own=own)
+    _session = Session(home, pursuit, directory, own=own)
     _local.install(home.scheduler)
     return _session
+
+
+def _give_up(task: Future[Any]) -> None:
+    """A task that is cancelled, or over its time, runs in the main program, which cannot be replaced."""
+    logger.warning(
+        "%s: %s was to end, and did not within %.0f s: it goes on, because it runs in the main program",
+        ORIGIN_NAME,
+        name_of(task._work),
+        GRACE_S,
+    )
 
 
 def stop(*, wait: bool) -> None:

@@ -14,6 +14,7 @@
     │   ├── RemoteError                       the task raised something that could not travel
     │   ├── TaskExitError                     the task called `sys.exit`
     │   ├── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
+    │   ├── TaskTimeoutError (TimeoutError)   the task was not done in the time that it had
     │   └── PoisonTaskError (BrokenExecutor)  one node after the other died with the task
     ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
     ├── JoinRefusedError                      a cluster did not let this node in
@@ -52,6 +53,7 @@ __all__ = [
     "TaskError",
     "TaskExitError",
     "TaskInterruptError",
+    "TaskTimeoutError",
     "WrongThreadError",
 ]
 
@@ -157,6 +159,24 @@ class TaskInterruptError(TaskError):
     """
 
 
+class TaskTimeoutError(TaskError, TimeoutError):
+    """The task had a limit (`p2pscoop.with_timeout`, `Executor(timeout=...)`), and was not done when it ended.
+
+    It has been interrupted, and what it had spawned is cancelled. The cause says where it was, if it could be
+    interrupted. `Future.result(timeout)` raises a plain `TimeoutError` instead: the task goes on then.
+
+    Attributes:
+        timeout: seconds that it had.
+    """
+
+    def __init__(self, message: str, timeout: float = 0.0) -> None:
+        super().__init__(message, timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class PoisonTaskError(TaskError, BrokenExecutor):
     """One node after the other died while it had this task, which is therefore not run again.
 
@@ -175,7 +195,7 @@ class PoisonTaskError(TaskError, BrokenExecutor):
 
 
 class TaskCancelled(BaseException):
-    """Raised inside a task that is cancelled while it runs: by `Future.cancel(running=True)`.
+    """Raised inside a task that is cancelled while it runs: by `Future.cancel(running=True)`, or by its limit.
 
     In a coroutine it comes out of the `await` that the task waits in, in a plain function out of `result()` and
     the like, or out of whatever Python code it runs. It is no `Exception`, so that `except Exception` does not

@@ -35,6 +35,7 @@ from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._session import stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
+from p2pscoop._timeouts import Limited, checked_timeout, with_timeout
 from p2pscoop.errors import ShutdownError
 
 __all__ = ["Executor", "executor_of_node"]
@@ -56,7 +57,9 @@ class _Engine:
         self._lock = threading.Lock()
         self._stopped = False
         self._directory = _machine.make_directory()
-        self.pool = Pool(lambda: self.runtime.feed(), lambda serial: self.runtime.settled_at_home(serial), _path())
+        self.pool = Pool(
+            lambda: self.runtime.feed(), lambda serial: self.runtime.settled_at_home(serial), self._stop, _path()
+        )
         try:
             self.runtime = Runtime(
                 self.pool,
@@ -91,6 +94,10 @@ class _Engine:
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Queue a call."""
         return self.pool.submit(fn, args, kwargs)
+
+    def _stop(self, task: object) -> None:
+        """Have a call that was given away interrupted, wherever it runs."""
+        self.runtime.cancel(lambda handle: handle is task)
 
     def cancel_all(self) -> None:
         """Cancel what no node has taken."""
@@ -146,13 +153,15 @@ class Executor(concurrent.futures.Executor):
         max_workers: number of nodes  [default: `P2PSCOOP_NODES`, else the usable cores].
         initializer: called on each node before its first task. If it raises, the executor is broken.
         initargs: its positional arguments.
+        timeout: seconds that a call may take, from its start on a node; see `p2pscoop.with_timeout`, which gives
+            single calls a limit. None: for ever. Of a `map` in chunks it is the limit of a chunk.
         retries: how often a call is started again when the node that has it dies, before it ends with
             `PoisonTaskError`. With 0, whatever a dead node had fails; the default bears nodes that are killed for
             other reasons.
 
     Raises:
-        ValueError: `max_workers` is not positive, or beyond all measure, or `retries` is negative.
-        TypeError: `max_workers` or `retries` is not an integer, or `initializer` not callable.
+        ValueError: `max_workers` or `timeout` is not positive, or beyond all measure, or `retries` is negative.
+        TypeError: `max_workers` or `retries` is not an integer, `timeout` no number, `initializer` not callable.
 
     Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
     `max_workers` is ignored, and only the thread of the task may submit.
@@ -168,6 +177,7 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         retries: int = Limits().deaths_max - 1,
+        timeout: float | None = None,
     ) -> None:
         retries = operator.index(retries)
         if retries < 0:
@@ -182,6 +192,8 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError(f"max_workers must be <= {_machine.NODES_MAX}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        self._timeout = None if timeout is None else checked_timeout(timeout)
+        self._limited: weakref.ref[Limited[Any, Any]] | None = None
         self._nodes = max_workers
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -197,7 +209,7 @@ class Executor(concurrent.futures.Executor):
 
     def __reduce__(self) -> Any:
         """In a task, an executor that came with it submits to the nodes that are there."""
-        return _executor_here, (self._token,)
+        return _executor_here, (self._token, self._timeout)
 
     @property
     def _max_workers(self) -> int:
@@ -236,7 +248,15 @@ class Executor(concurrent.futures.Executor):
             if broken is not None:
                 # A new one: each time that an exception is raised, its traceback grows.
                 raise type(broken)(*broken.args)
-            return engine.submit(fn, args, kwargs)
+            return engine.submit(fn if self._timeout is None else self._limit(fn, self._timeout), args, kwargs)
+
+    def _limit(self, fn: Callable[..., Any], timeout: float) -> Callable[..., Any]:
+        """The function with the limit of all calls: the same object as last time, so that it is pickled once."""
+        limited = None if self._limited is None else self._limited()
+        if limited is None or limited.func is not fn:
+            limited = with_timeout(fn, timeout)
+            self._limited = weakref.ref(limited)
+        return limited
 
     def map(
         self,
@@ -350,7 +370,7 @@ _executors: weakref.WeakValueDictionary[bytes, Executor] = weakref.WeakValueDict
 _exiting = False
 
 
-def _executor_here(token: bytes) -> Executor:
+def _executor_here(token: bytes, timeout: float | None) -> Executor:
     """What an executor is where it has been unpickled: itself in its own process, else that of the node."""
     known = _executors.get(token)
     if known is None:
@@ -361,6 +381,7 @@ def _executor_here(token: bytes) -> Executor:
         known = executor_of_node()
         del _executors[known._token]
         known._token = token
+        known._timeout = timeout
         _executors[token] = known
     return known
 
