@@ -72,6 +72,7 @@ class _Process:
                 directory=config.directory,
                 seeds=config.seeds,
                 tcp=None if config.listen is None else (config.listen, config.port),
+                predecessor=(config.predecessor_pid, config.predecessor_end) if config.predecessor_pid else None,
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):

@@ -56,6 +56,8 @@ class NodeConfig:
         complain: whether to say so when no seed answers; one node of a supervisor does.
         log_level: of the package's logger.
         profile: directory for a profile of what the node did, or None.
+        predecessor_pid: of the node that died in whose place this one is started; 0 if there was none.
+        predecessor_end: how it died, in words, and what it printed last.
     """
 
     name: str
@@ -66,6 +68,8 @@ class NodeConfig:
     complain: bool = False
     log_level: int = logging.WARNING
     profile: str | None = None
+    predecessor_pid: int = 0
+    predecessor_end: str = ""
 
     def to_line(self) -> bytes:
         """One line of JSON."""

@@ -35,10 +35,11 @@ from p2pscoop._core.limits import NODE_ID_SIZE, Limits
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
 from p2pscoop._core.values import PeerInfo, Spec
+from p2pscoop._deaths import Death, Deaths, notice
 from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._transport import NngTransport, Transport
-from p2pscoop.errors import LocalProtocolError, PayloadError, PoisonTaskError, RemoteProtocolError
+from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
 __all__ = ["NO_QUESTION", "NodeStatistics", "Runtime"]
 
@@ -104,6 +105,7 @@ class Runtime:
         runs_tasks: whether the node runs tasks itself.
         program: what peers prepare before they run this node's tasks.
         limits: bounds and durations.
+        predecessor: of the node that died before this one took its place: its pid, and how it died.
     """
 
     def __init__(
@@ -119,8 +121,11 @@ class Runtime:
         runs_tasks: bool = True,
         program: bytes | None = None,
         limits: Limits | None = None,
+        predecessor: tuple[int, str] | None = None,
     ) -> None:
         self.port = port
+        self._predecessor = predecessor
+        self._deaths = Deaths()
         self.limits = limits or Limits()
         self.name = name
         self._seeds = tuple(seeds)
@@ -307,9 +312,13 @@ class Runtime:
 
     def _poisoned(self, task: Any, holders: tuple[NodeId, ...]) -> None:
         rows = [self.node.membership.row(holder) for holder in holders]
-        names = tuple("?" if row is None else f"{row.info.name} on {row.info.host}" for row in rows)
-        problem = PoisonTaskError(f"{len(names)} nodes died while they had this task: {', '.join(names)}", names)
-        self.port.settle(task, encode_error(problem, self.name), self.node.id, False)
+        infos = [None if row is None else row.info for row in rows]
+        self._deaths.poisoned(time.monotonic(), task, infos)
+        self._explain_poison()
+
+    def _explain_poison(self) -> None:
+        for task, problem in self._deaths.explained(time.monotonic()):
+            self.port.settle(task, encode_error(problem, self.name), self.node.id, False)
 
     def _send_to_seeds(self, message: Message) -> None:
         for seed in self._seeds:
@@ -392,6 +401,10 @@ class Runtime:
             # From now on the seed is a peer among others, with a connection of its own.
             self._events.append((_SEED_PEER + seed.encode(), False))
         self._ring()
+        if self._predecessor is not None:
+            word = notice(Death(self.node.info.host, *self._predecessor))
+            for peer in self.node.membership.alive_peers():
+                self.ask(peer, NO_QUESTION, word)
         self.port.joined()
 
     # ---------------------------------------------------------------------------------- statistics
@@ -454,6 +467,9 @@ class Runtime:
         self._questions.pop(query, None)
 
     def _on_asked(self, peer: NodeId, query: int, question: bytes) -> None:
+        if self._deaths.hear(question):
+            self._explain_poison()
+            return
         answer = self.constants.answer(time.monotonic(), peer, question)
         if answer is not None:
             self.do(lambda _: self.node.answer(peer, query, answer))
@@ -502,6 +518,7 @@ class Runtime:
         if self._stopping:
             return False
         self._handle_events()
+        self._explain_poison()
         now = time.monotonic()
         if self._serve_at is not None:
             self._serve(now)

@@ -20,7 +20,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any
 
 from p2pscoop import _machine
@@ -38,6 +40,9 @@ _BACKOFF_MAX_S = 5.0
 _STABLE_S = 1.0
 """A node that lived for so long had started well, whatever killed it then: its next death starts at the shortest
 back-off again. Starting takes a quarter of this."""
+_LAST_LINES_MAX = 8
+_LAST_LINE_MAX = 300
+"""Lines, and bytes of each, of a dead node's stderr that are kept for the error of a task that killed it."""
 _EARLY_DEATHS_MAX = 8
 """After so many deaths in a row, each soon after the start, a node is given up."""
 
@@ -59,6 +64,8 @@ class _Child:
         self.early_deaths = 0
         self.restart_at: float | None = None
         self.forwarders: list[threading.Thread] = []
+        self.last_lines: deque[bytes] = deque(maxlen=_LAST_LINES_MAX)
+        """The end of what the process printed to stderr."""
 
 
 class Supervisor:
@@ -161,6 +168,7 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         child.restart_at = None
         child.started_at = time.monotonic()
+        child.last_lines.clear()
         process = subprocess.Popen(
             python_command("p2pscoop._node"),
             stdin=subprocess.PIPE,
@@ -177,8 +185,11 @@ class Supervisor:
             process.stdin.flush()
         label = f"[{child.config.name}] ".encode()
         child.forwarders = [
-            threading.Thread(target=self._forward, args=(source, target, label), daemon=True)
-            for source, target in ((process.stdout, self._out), (process.stderr, self._err))
+            threading.Thread(target=self._forward, args=(source, target, label, last_lines), daemon=True)
+            for source, target, last_lines in (
+                (process.stdout, self._out, None),
+                (process.stderr, self._err, child.last_lines),
+            )
         ]
         for thread in child.forwarders:
             thread.start()
@@ -212,11 +223,18 @@ class Supervisor:
             self.post_exit(code)
             return
         if code == EXIT_REPLACED:
+            child.config = replace(child.config, predecessor_pid=0, predecessor_end="")
             self._start(child)
             return
         early = time.monotonic() - child.started_at < _STABLE_S
         child.early_deaths = child.early_deaths + 1 if early else 0
         died = f"node {child.config.name} (pid {process.pid}) {_describe(code)}"
+        # The next one tells those whose tasks it had.
+        child.config = replace(
+            child.config,
+            predecessor_pid=process.pid,
+            predecessor_end=_describe(code) + _quote(child.last_lines),
+        )
         if child.early_deaths > _EARLY_DEATHS_MAX:
             self.say(f"{died}, for the {child.early_deaths}th time soon after its start: given up")
             self._children.remove(child)
@@ -234,9 +252,13 @@ class Supervisor:
     exit_code = 0
     """0 if all nodes that ended for good left in peace; else the status of the first that did not."""
 
-    def _forward(self, source: IO[bytes], target: IO[bytes], label: bytes) -> None:
+    def _forward(
+        self, source: IO[bytes], target: IO[bytes], label: bytes, last_lines: deque[bytes] | None
+    ) -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in source:
+                if last_lines is not None:
+                    last_lines.append(line[:_LAST_LINE_MAX])
                 self._write(target, label + line + (b"" if line.endswith(b"\n") else b"\n"))
 
     def _write(self, target: IO[bytes], data: bytes) -> None:
@@ -253,6 +275,12 @@ def _describe(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def _quote(lines: Iterable[bytes]) -> str:
+    """What a process printed last, to be put behind how it ended."""
+    text = "".join(f"\n    {line.decode(errors='replace').rstrip()}" for line in lines)
+    return f"; the last that it printed to stderr:{text}" if text else ""
 
 
 # ------------------------------------------------------------------- a supervisor of one's own

@@ -183,12 +183,14 @@ class PoisonTaskError(TaskError, BrokenExecutor):
     Other tasks are not affected; those that were with it on a node that died are run again.
 
     Attributes:
-        nodes: names of the nodes that died.
+        nodes: names of the nodes that died, and of their hosts.
+        deaths: of each, how it died and what it printed last to stderr, as far as that is known.
     """
 
-    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
-        super().__init__(message, nodes)
+    def __init__(self, message: str, nodes: tuple[str, ...] = (), deaths: tuple[str, ...] = ()) -> None:
+        super().__init__(message, nodes, deaths)
         self.nodes = nodes
+        self.deaths = deaths
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -281,6 +283,7 @@ def test_statistics_add_up(script: WriteScript) -> None:
 
 
 def deadly(x: int) -> int:
+    print(f"about to die of {x}", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGKILL)
     return x
 
@@ -297,4 +300,9 @@ def test_a_task_that_kills_its_node_each_time_is_given_up_and_harms_no_other(
             poison.result()
         assert isinstance(caught.value, BrokenExecutor)
         assert len(caught.value.nodes) == deaths
+        told = caught.value.deaths
+        assert all(re.match(r"n[12] on \S+ \(pid \d+\) ", each) for each in told), told
+        words = r"was killed by SIGKILL; the last that it printed to stderr:\n    about to die of 1"
+        assert any(re.search(words, each) for each in told), told
+        assert all(each in str(caught.value) for each in told)
         assert executor.submit(work, 3).result() == 9
