@@ -38,6 +38,7 @@ from p2pscoop._core.values import PeerInfo, Spec
 from p2pscoop._deaths import Death, Deaths, notice
 from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
+from p2pscoop._shortage import Shortage
 from p2pscoop._transport import NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
@@ -56,6 +57,8 @@ _SURRENDER_S = 0.005
 _PUMP_PAUSE_S = 0.002
 _CONNECT_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
+_SHORT_PAUSE_S = 0.1
+"""After an error that is likely to come again at once."""
 _SEED_PEER = b"seed:"
 
 NO_QUESTION = 0
@@ -126,6 +129,7 @@ class Runtime:
         self.port = port
         self._predecessor = predecessor
         self._deaths = Deaths()
+        self._shortage = Shortage(name)
         self.limits = limits or Limits()
         self.name = name
         self._seeds = tuple(seeds)
@@ -489,8 +493,11 @@ class Runtime:
                     self._receive(decode(data, self.limits))
             except RemoteProtocolError as error:
                 logger.warning("%s: dropped a message: %s", self.name, error)
-            except Exception:
-                logger.exception("%s: the I/O thread goes on after an error", self.name)
+            except Exception as error:
+                if self._shortage.tell(error):
+                    time.sleep(_SHORT_PAUSE_S)  # It would only be the same again.
+                else:
+                    logger.exception("%s: the I/O thread goes on after an error", self.name)
 
     def _receive(self, envelope: Envelope) -> None:
         self.do(lambda now: self.node.receive(now, envelope))
@@ -500,9 +507,10 @@ class Runtime:
         while not self._stopping:
             try:
                 waiting = self._keep(waiting)
-            except Exception:
-                logger.exception("%s: the keeper goes on after an error", self.name)
-                time.sleep(0.1)
+            except Exception as error:
+                if not self._shortage.tell(error):
+                    logger.exception("%s: the keeper goes on after an error", self.name)
+                time.sleep(_SHORT_PAUSE_S)
 
     def _keep(self, waiting: bool) -> bool:
         """Sleep until something is due, and do it. Whether frames are still waiting to be sent."""
@@ -531,6 +539,7 @@ class Runtime:
             due = now >= self.node.wake_at()
         if due:
             self._vouch()
+            self._shortage.look()
             self.do(self.node.tick)
         return self.transport.pump()
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from p2pscoop import _machine
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
+from p2pscoop._shortage import advice
 
 __all__ = ["LEAVE_GRACE_S", "Supervisor", "python_command", "spawn_supervisor"]
 
@@ -97,7 +98,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all nodes."""
-        for child in self._children:
+        for child in list(self._children):
             self._start(child)
 
     def post(self, event: object) -> None:
@@ -117,7 +118,7 @@ class Supervisor:
             elif event is not None:
                 return event
             now = time.monotonic()
-            for child in self._children:
+            for child in list(self._children):
                 if child.restart_at is not None and child.restart_at <= now:
                     self._start(child)
         return None
@@ -169,15 +170,19 @@ class Supervisor:
         child.restart_at = None
         child.started_at = time.monotonic()
         child.last_lines.clear()
-        process = subprocess.Popen(
-            python_command("p2pscoop._node"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            # A Ctrl-C at the terminal is for the supervisor, which decides what it means to the nodes.
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                python_command("p2pscoop._node"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                # A Ctrl-C at the terminal is for the supervisor, which decides what it means to the nodes.
+                start_new_session=True,
+            )
+        except (OSError, MemoryError) as error:
+            self._on_no_start(child, error)
+            return
         child.process = process
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # It died at once: seen as its exit.
@@ -194,6 +199,23 @@ class Supervisor:
         for thread in child.forwarders:
             thread.start()
         threading.Thread(target=self._await_exit, args=(child, process), daemon=True).start()
+
+    def _on_no_start(self, child: _Child, error: Exception) -> None:
+        """There is no process: what is missing may be there later, but not for ever."""
+        child.early_deaths += 1
+        problem = f"node {child.config.name} cannot be started: {advice(error) or error}"
+        if child.early_deaths > _EARLY_DEATHS_MAX:
+            self.say(f"{problem}; given up")
+            self._children.remove(child)
+            self.post_exit(EXIT_FAILED)
+            return
+        pause = self._pause_s(child)
+        child.restart_at = time.monotonic() + pause
+        if child.early_deaths == 1:
+            self.say(f"{problem}; trying again, {_EARLY_DEATHS_MAX} times")
+
+    def _pause_s(self, child: _Child) -> float:
+        return min(_BACKOFF_MIN_S * 2.0 ** max(0, child.early_deaths - 1), _BACKOFF_MAX_S)
 
     def _await_exit(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         process.wait()
@@ -240,7 +262,7 @@ class Supervisor:
             self._children.remove(child)
             self.post_exit(code)
             return
-        pause = min(_BACKOFF_MIN_S * 2 ** max(0, child.early_deaths - 1), _BACKOFF_MAX_S)
+        pause = self._pause_s(child)
         child.restart_at = time.monotonic() + pause
         self.say(f"{died}; starting it again in {pause:.1f} s")
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"p2pscoop._continuation"},
     {"p2pscoop.continuation"},
     {"p2pscoop._core"},
-    {"p2pscoop._machine", "p2pscoop._process_config"},
+    {"p2pscoop._machine", "p2pscoop._process_config", "p2pscoop._shortage"},
     {"p2pscoop._future"},
     {"p2pscoop._dataflow", "p2pscoop._gathering"},
     {"p2pscoop._payload"},

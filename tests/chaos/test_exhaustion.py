@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.conftest import Script
+import pynng
+import pytest
+from tests.conftest import TIMEOUT_S, Script
+
+from p2pscoop._shortage import Shortage
 
 WriteScript = Callable[..., Script]
 
@@ -118,6 +124,82 @@ def test_a_task_that_opens_all_files_that_its_node_may(script: WriteScript) -> N
     )
     result = run(program, nodes=3, descriptors=256)
     assert (result.returncode, result.stdout) == (0, "499500 3\n"), result.stderr
+
+
+def test_a_node_that_has_no_descriptor_left_says_so(script: WriteScript, tmp_path: Path) -> None:
+    """While a task holds all of them: no peer could connect then. It is said once, with the next step."""
+    go_on = tmp_path / "go on"
+    process = script(
+        """
+        import os, sys, time
+        import p2pscoop
+        from p2pscoop import futures
+
+        def greedy(go_on):
+            files = []
+            try:
+                while True:
+                    files.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            while True:
+                try:
+                    os.stat(go_on)
+                except FileNotFoundError:
+                    time.sleep(0.01)
+                else:
+                    break
+            for each in files:
+                os.close(each)
+            return os.getpid()
+
+        while len(p2pscoop.statistics()) < 2:
+            time.sleep(0.01)
+        task = futures.submit(greedy, sys.argv[1])
+        while not task.running():
+            time.sleep(0.01)
+        print(task.result() != os.getpid(), sum(futures.map(abs, range(1000))))
+        """
+    ).start(str(go_on), nodes=2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert said == (
+        "[n1] n1: this process may open no more files (its limit is 200): raise it with `ulimit -n`, "
+        "start fewer nodes, or close files in tasks\n"
+    )
+    go_on.touch()
+    assert process.communicate(timeout=TIMEOUT_S) == ("True 499500\n", "")
+
+
+def test_nodes_that_cannot_be_started(script: WriteScript) -> None:
+    """Their supervisor has no descriptors for their pipes: it says so, and the program runs on the others."""
+    program = script(
+        """
+        from p2pscoop import futures
+
+        print(sum(futures.map(abs, range(1000))))
+        """
+    )
+    result = run(program, nodes=12, descriptors=40)
+    assert (result.returncode, result.stdout) == (0, "499500\n"), result.stderr
+    said = [line for line in result.stderr.splitlines() if "cannot be started" in line]
+    assert said, result.stderr
+    assert all("may open no more files (its limit is 40): raise it with `ulimit -n`" in line for line in said)
+    assert "Traceback" not in result.stderr
+
+
+def test_what_ran_out_is_named_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    shortage = Shortage("n1")
+    for error in (MemoryError(), OSError(errno.ENOSPC, "full"), pynng.OutOfFiles("Out of files", 25)):
+        assert shortage.tell(error)
+        assert shortage.tell(error)
+    assert not shortage.tell(OSError(errno.ECONNRESET, "gone"))
+    assert not shortage.tell(ValueError("other"))
+    assert [record.message.partition(":")[2][:29] for record in caplog.records] == [
+        " there is no memory left: sta",
+        " there is no space left on th",
+        " this process may open no mor",
+    ]
 
 
 def test_too_few_descriptors_for_nodes(script: WriteScript) -> None:
