@@ -55,7 +55,8 @@ class Home:
         interruptible: whether a `KeyboardInterrupt` here is a person's.
         path: of the main program's task.
         on_refused: called (in the home thread) with the reason if the cluster does not want this node.
-        on_alone: called, in any thread, when no origin is left.
+        on_alone: called, in any thread, when no origin is left, with the last one, and whether it said goodbye.
+        on_origin: called, in any thread, when an origin is there.
         on_broken: called (in the home thread) when the program's initializer raised here.
         on_cancelled: called (in any thread) with a guest that runs and need not run any further.
     """
@@ -66,7 +67,8 @@ class Home:
         interruptible: bool,
         path: bytes,
         on_refused: Callable[[str], None] | None = None,
-        on_alone: Callable[[], None] | None = None,
+        on_alone: Callable[[PeerInfo, bool], None] | None = None,
+        on_origin: Callable[[], None] | None = None,
         on_broken: Callable[[str], None] | None = None,
         on_cancelled: Callable[[Future[Any]], None] | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Home:
         self.is_member = threading.Event()
         self._on_refused = on_refused
         self._on_alone = on_alone
+        self._on_origin = on_origin
         self._on_broken = on_broken
         self._on_cancelled = on_cancelled
         self._hosted: dict[TaskKey, Future[Any]] = {}
@@ -378,13 +381,15 @@ class Home:
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
         logger.info("%s: %s is there (%s, pid %d)", self.runtime.name, info.name, info.host, info.pid)
+        if info.origin and self._on_origin is not None:
+            self._on_origin()
 
     def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
         """See `Port`."""
         del failed
         logger.info("%s: %s %s", self.runtime.name, info.name, f"left: {reason}" if reason else "is gone")
         if info.origin and not self.runtime.node.membership.origins() and self._on_alone is not None:
-            self._on_alone()
+            self._on_alone(info, reason is not None)
 
     # ------------------------------------------------------------------------------- home thread again
 

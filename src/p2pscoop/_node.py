@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
+from p2pscoop._core.values import PeerInfo
 from p2pscoop._future import Future, name_of, overtime
 from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
 from p2pscoop._pursuit import GRACE_S, Pursuit
+from p2pscoop._reunion import Reunion
 from p2pscoop._runtime import Runtime
 from p2pscoop.errors import ConfigurationError, StartError
 
@@ -57,11 +59,14 @@ class _Process:
             path=b"",
             on_refused=self._on_refused,
             on_alone=self._on_alone,
+            on_origin=lambda: self._reunion.found(),
             on_broken=self._on_broken,
             on_cancelled=lambda task: self._pursuit.begin(task),
         )
         self._pursuit = Pursuit(self.home.scheduler, self.home.hosts, self._give_way)
         self.home.scheduler.pursue = self._pursuit.begin
+
+        self._reunion = Reunion(config.name, config.directory, self._call, self._on_not_found)
 
     def run(self, tether: IO[bytes]) -> int:
         config, home = self._config, self.home
@@ -148,8 +153,22 @@ class _Process:
                 self.home.scheduler.call_soon(self._leave)
         self._vanish()
 
-    def _on_alone(self) -> None:
-        """The last origin is gone. What runs may end, but not for ever."""
+    def _on_alone(self, origin: PeerInfo, told: bool) -> None:
+        """The last origin is gone, or out of reach."""
+        if told:
+            self._on_ended()
+        else:
+            self._reunion.lost(origin)
+
+    def _call(self, origin: PeerInfo) -> None:
+        self.home.runtime.do(lambda _: self.home.runtime.node.call(origin.id))
+
+    def _on_not_found(self) -> None:
+        if not self.home.runtime.node.membership.origins():
+            self._on_ended()
+
+    def _on_ended(self) -> None:
+        """The program has ended. What runs may end, but not for ever."""
         self.home.scheduler.call_soon(lambda: self._end(EXIT_LEFT, "the program has ended"))
         patience = threading.Timer(ALONE_GRACE_S, self._vanish)
         patience.daemon = True

@@ -27,7 +27,7 @@ LAYERS = [
     {"p2pscoop._ranges", "p2pscoop._pool", "p2pscoop._profile"},
     {"p2pscoop._local", "p2pscoop._runtime"},
     {"p2pscoop._migration", "p2pscoop._reduction", "p2pscoop._timeouts"},
-    {"p2pscoop._home", "p2pscoop._pursuit", "p2pscoop._random", "p2pscoop._supervisor"},
+    {"p2pscoop._home", "p2pscoop._pursuit", "p2pscoop._random", "p2pscoop._reunion", "p2pscoop._supervisor"},
     {"p2pscoop._session", "p2pscoop._node", "p2pscoop._calls", "p2pscoop._journal"},
     {"p2pscoop._nested"},
     {"p2pscoop._script", "p2pscoop.futures", "p2pscoop.shared", "p2pscoop.executor"},

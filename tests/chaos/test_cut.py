@@ -144,13 +144,31 @@ def test_a_short_cut_costs_time_and_nothing_else(cable: tuple[str, str], program
     assert hand.wait() == 0
 
 
-def test_a_cut_that_ends_the_connections(cable: tuple[str, str], program: Program) -> None:
-    """The origin goes on with what it has, and the nodes that lost it end: their program is out of reach."""
-    near, _ = cable
+@pytest.fixture
+def impatient(cable: tuple[str, str]) -> None:
+    """The kernel gives a connection up after seconds without an acknowledgement, not a quarter of an hour."""
     for namespace in cable:
-        # The kernel gives a connection up after seconds without an acknowledgement, not a quarter of an hour.
         setting = "echo 2 > /proc/sys/net/ipv4/tcp_retries2"
         subprocess.run(["ip", "netns", "exec", namespace, "sh", "-c", setting], check=True)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nodes_that_were_lost_come_back_if_the_cut_is_short(cable: tuple[str, str], program: Program) -> None:
+    """The origin has taken them for dead, and they the origin, which they had no other way to hear of."""
+    near, _ = cable
+    assert program(4) == (4, 0)
+    before = nodes_of()
+    ip("link", "set", "cable", "down", namespace=near)
+    assert program(2)[0] == 2
+    ip("link", "set", "cable", "up", namespace=near)
+    assert program(4)[0] == 4
+    assert nodes_of() == before, "they are the same"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_cut_that_ends_the_connections(cable: tuple[str, str], program: Program) -> None:
+    """The origin goes on with what it has, and the nodes that lost it end when they have looked for it."""
+    near, _ = cable
     assert program(4) == (4, 0)
     before = nodes_of()
     ip("link", "set", "cable", "down", namespace=near)

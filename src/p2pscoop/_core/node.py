@@ -359,6 +359,10 @@ class Node:
         """The pipe to a peer was removed: its process is gone."""
         return self._apply(now, self.membership.die(peer))
 
+    def call(self, peer: NodeId) -> list[Effect]:
+        """Say to a peer that is taken for dead what is thought of it. If it lives it refutes that, and answers."""
+        return self._post.to(peer, Sync(self.membership.rows_of(peer, self.id), answer=True))
+
     def ask_status(self, query: int) -> list[Effect]:
         """Ask all peers for their counters; answers come as `StatusArrived`."""
         return self._post.to_all(StatusRequest(query))
@@ -498,8 +502,7 @@ class Node:
         dead = self.membership.dead_peers()
         if dead and self.joined and not self.leaving:
             # If it lives, it takes this node for dead as well, perhaps, and one of the two has to speak first.
-            peer = self._rng.choice(dead)
-            effects += self._post.to(peer, Sync(self.membership.rows_of(peer, self.id), answer=True))
+            effects += self.call(self._rng.choice(dead))
         return effects
 
     # -------------------------------------------------------------------------- handlers: stealing
