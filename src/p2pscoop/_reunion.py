@@ -1,7 +1,7 @@
 """A node that has lost its last origin without a goodbye: has the program ended, or is only the way to it cut?
 
-What can be known is asked at once. An origin on this machine is a process that is there or not. An origin elsewhere
-is gone if its machine refuses the connection. If neither is known, because nothing answers, or something does, the
+What can be known is asked at once. An origin on this machine is a process that is there or not. One elsewhere is
+gone if its machine refuses the connection. If neither is known, because nothing answers, or something does, the
 node tries to reach the origin for `REJOIN_S`, and ends when that is over: it must not stay for ever (G5).
 """
 
