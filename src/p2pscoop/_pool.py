@@ -87,9 +87,17 @@ class Pool:
         feed: called when there is something to steal and `hungry` is set.
         settled_at_home: called with the serial of a lent task whose future was ended here.
         path: what the paths of the tasks derive from.
+        origin: says which node this process is.
     """
 
-    def __init__(self, feed: Callable[[], None], settled_at_home: Callable[[int], None], path: bytes) -> None:
+    def __init__(
+        self,
+        feed: Callable[[], None],
+        settled_at_home: Callable[[int], None],
+        path: bytes,
+        origin: Callable[[], NodeId],
+    ) -> None:
+        self._origin = origin
         self.hungry = False
         self.broken: Exception | None = None
         self._feed = feed
@@ -181,7 +189,7 @@ class Pool:
         if task.progress is not None:
             return task.progress
         path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
-        return encoder.encode(task.work, task.args, task.kwargs, path)
+        return encoder.encode(task.work, task.args, task.kwargs, path, self._origin())
 
     def serial_of(self, task: _Task) -> int | None:
         """See `Port`."""
@@ -236,9 +244,6 @@ class Pool:
     def counters(self) -> dict[str, int]:
         """See `Port`."""
         return {}
-
-    def prepare(self, origin: NodeId, program: bytes) -> None:
-        """See `Port`. Other programs' business."""
 
     def joined(self) -> None:
         """See `Port`."""

@@ -56,7 +56,12 @@ class _Engine:
         self._lock = threading.Lock()
         self._stopped = False
         self._directory = _machine.make_directory()
-        self.pool = Pool(lambda: self.runtime.feed(), lambda serial: self.runtime.settled_at_home(serial), _path())
+        self.pool = Pool(
+            lambda: self.runtime.feed(),
+            lambda serial: self.runtime.settled_at_home(serial),
+            _path(),
+            lambda: self.runtime.node.id,
+        )
         try:
             self.runtime = Runtime(
                 self.pool,
