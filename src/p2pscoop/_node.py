@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import types
@@ -21,6 +22,7 @@ from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
 from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._runtime import Runtime
+from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
 if TYPE_CHECKING:
@@ -71,6 +73,12 @@ class _Process:
                 directory=config.directory,
                 seeds=config.seeds,
                 tcp=None if config.listen is None else (config.listen, config.port),
+                keys=[ClusterKey.from_text(text) for text in config.keys],
+                cluster=config.cluster,
+                founder=config.founder,
+                resident=config.standing and config.founder,
+                stays=config.standing,
+                socket_name=config.socket_name,
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):
@@ -153,11 +161,25 @@ class _Process:
 
     def _complain(self) -> None:
         if not self.home.is_member.wait(SEED_PATIENCE_S):
-            seeds = ", ".join(seed.partition("//")[2] for seed in self._config.seeds)
-            print(
-                f"p2pscoop: {seeds} has not answered for {SEED_PATIENCE_S:.0f} s; still trying, Ctrl-C stops",
-                file=sys.stderr,
-            )
+            seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
+            why = "; ".join(_diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
+            print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
+
+
+def _diagnose(seed: str, *, secured: bool) -> str:
+    """Why a seed has not answered, as far as one attempt to connect can tell. TLS says nothing to either side."""
+    host, port = _machine.split_address(seed)
+    where = _machine.join_address(host, port)
+    try:
+        with socket.create_connection((host, port), timeout=SEED_PATIENCE_S):
+            pass
+    except ConnectionRefusedError:
+        return f"nobody listens at {where}"
+    except OSError as error:
+        return f"{where} cannot be reached ({error.strerror or error})"
+    if secured:
+        return f"{where} does not answer: it has another key (see `p2pscoop keygen --show`), or runs --insecure"
+    return f"{where} does not answer: it has a key, and so needs one here, or is no node"
 
 
 def _take_over_stdin() -> IO[bytes]:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from _thread import get_ident
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pscoop import _local, _machine
@@ -22,6 +23,7 @@ from p2pscoop._payload import encode_program
 from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._scheduler import Scheduler
+from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey
 from p2pscoop._supervisor import spawn_supervisor
 
 __all__ = [
@@ -87,12 +89,21 @@ def start() -> Scheduler:
     return session.home.scheduler
 
 
-def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: bool = True) -> Session:
+def open_session(
+    directory: str,
+    *,
+    tcp: tuple[str, int] | None = None,
+    keys: Sequence[ClusterKey] = (),
+    cluster: str = DEFAULT_CLUSTER,
+    own: bool = True,
+) -> Session:
     """Make this process an origin.
 
     Args:
         directory: private directory of this machine's nodes.
         tcp: host and port to listen at, or None.
+        keys: of the cluster; none if connections by TCP are not secured.
+        cluster: its name.
         own: see `Session`.
     """
     global _session
@@ -102,6 +113,8 @@ def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: boo
         name=ORIGIN_NAME,
         directory=directory,
         tcp=tcp,
+        keys=keys,
+        cluster=cluster,
         socket_name=ORIGIN_SOCKET,
         origin=True,
         program=encode_program(),
