@@ -291,7 +291,7 @@ class Home:
                 continue
             self._queued[guest.key] = guest
             program = guest.spec.program
-            waiting = self.programs.park(guest)
+            waiting = self.programs.park(guest, self.runtime.node.id)
             if waiting == 0:
                 self.scheduler.inbox.append(guest)
             elif waiting == 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import types
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
+from p2pscoop._attachment import diagnose
 from p2pscoop._future import Future, name_of
 from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
@@ -100,7 +100,7 @@ class _Process:
         if profile is not None:
             profile.save()
         scheduler.stopped = True
-        home.runtime.stop(self._reason, failed=self._code == EXIT_FAILED)
+        home.runtime.stop(self._reason, failed=self._failed)
         return self._code if self._code is not None else EXIT_FAILED
 
     def _profile(self) -> NodeProfile | None:
@@ -111,6 +111,7 @@ class _Process:
         return NodeProfile(self.home.scheduler, self._config.profile, self._config.name)
 
     _draining = False
+    _failed = False
 
     def _leave(self) -> None:
         self._draining = True
@@ -126,7 +127,9 @@ class _Process:
         self._end(EXIT_REFUSED, reason)
 
     def _on_broken(self, reason: str) -> None:
-        self._end(EXIT_FAILED, reason)
+        self._failed = True
+        # A program that cannot be served is no reason to leave a standing cluster with a node less.
+        self._end(EXIT_REPLACED if self._config.standing else EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
         """A cancelled task does not end. Another node shall take this one's place; what it held is run again."""
@@ -162,24 +165,8 @@ class _Process:
     def _complain(self) -> None:
         if not self.home.is_member.wait(SEED_PATIENCE_S):
             seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
-            why = "; ".join(_diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
+            why = "; ".join(diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
             print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
-
-
-def _diagnose(seed: str, *, secured: bool) -> str:
-    """Why a seed has not answered, as far as one attempt to connect can tell. TLS says nothing to either side."""
-    host, port = _machine.split_address(seed)
-    where = _machine.join_address(host, port)
-    try:
-        with socket.create_connection((host, port), timeout=SEED_PATIENCE_S):
-            pass
-    except ConnectionRefusedError:
-        return f"nobody listens at {where}"
-    except OSError as error:
-        return f"{where} cannot be reached ({error.strerror or error})"
-    if secured:
-        return f"{where} does not answer: it has another key (see `p2pscoop keygen --show`), or runs --insecure"
-    return f"{where} does not answer: it has a key, and so needs one here, or is no node"
 
 
 def _take_over_stdin() -> IO[bytes]:

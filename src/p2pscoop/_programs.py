@@ -38,10 +38,15 @@ class Programs:
         self._parked: dict[NodeId, list[Guest]] = {}
         self._lock = threading.Lock()
 
-    def park(self, guest: Guest) -> int:
-        """How many guests wait for the same program as this one, it included; 0 if it need not wait."""
+    def park(self, guest: Guest, me: NodeId) -> int:
+        """How many guests wait for the same program as this one, it included; 0 if it need not wait.
+
+        Args:
+            guest: the task.
+            me: this node, whose own program needs nothing.
+        """
         program = guest.spec.program
-        if program == NOBODY:
+        if program in (NOBODY, me):
             return 0
         with self._lock:
             if program in self._programs:

@@ -123,6 +123,7 @@ class Runtime:
         founder: whether the node is a member without having been let in  [default: if it has no seeds].
         resident: whether the node stays when no program is there.
         stays: whether it becomes a resident if it joins a cluster that has some.
+        steals: whether it looks for work.
         socket_name: of this node in the directory, if others have to know it beforehand.
         origin: whether the program's tasks start here.
         runs_tasks: whether the node runs tasks itself.
@@ -143,6 +144,7 @@ class Runtime:
         founder: bool | None = None,
         resident: bool = False,
         stays: bool = False,
+        steals: bool = True,
         socket_name: str | None = None,
         origin: bool = False,
         runs_tasks: bool = True,
@@ -197,6 +199,7 @@ class Runtime:
             founder=not seeds if founder is None else founder,
             cluster=cluster_tag(cluster),
             stays=stays,
+            steals=steals,
         )
         self._constants: dict[NodeId, Constants] = {}
         self._inquiries: dict[int, _Inquiry] = {}

@@ -42,6 +42,8 @@ __all__ = ["TCP_SCHEME", "TLS_SCHEME", "LinkEvent", "NngTransport", "Transport"]
 TCP_SCHEME = "tcp://"
 TLS_SCHEME = "tls+tcp://"
 _TLS_1_3 = 0x304
+_HANDSHAKE_S = 0.5
+"""Longer than a handshake takes, where there is one."""
 
 _RECEIVE_TIMEOUT_MS = 2000
 """A time-out costs over a millisecond of work; `wake` ends the wait when there is a reason."""
@@ -147,6 +149,7 @@ class _Link:
             reconnect_time_min=_RECONNECT_MIN_MS,
             reconnect_time_max=_RECONNECT_MAX_MS,
         )
+        self._dialled_at = time.monotonic()
         if address.startswith(TLS_SCHEME):
             self._tls = tls_config(keys, listens=False)
             self.socket.tls_config = self._tls
@@ -179,6 +182,12 @@ class _Link:
     @property
     def connected(self) -> bool:
         return bool(self._pipes)
+
+    @property
+    def shakes_hands(self) -> bool:
+        """Whether a TLS handshake may be under way."""
+        young = time.monotonic() - self._dialled_at < _HANDSHAKE_S
+        return young and not self._pipes and self.address.startswith(TLS_SCHEME)
 
     def _push(self) -> None:
         while self._queue and self._pipes and not self._closed:
@@ -317,6 +326,10 @@ class NngTransport:
             self._closed = True
             links = list(self._links.values())
             self._links.clear()
+        # NNG was seen to abort the process when a socket was closed in the middle of a handshake.
+        deadline = time.monotonic() + _HANDSHAKE_S
+        while time.monotonic() < deadline and any(link.shakes_hands for link in links):
+            time.sleep(0.005)
         for link in links:
             link.close()
         self._inbox.close()

@@ -17,7 +17,7 @@ LAYERS = [
     {"p2pscoop.continuation"},
     {"p2pscoop._core"},
     {"p2pscoop._machine", "p2pscoop._process_config", "p2pscoop._security"},
-    {"p2pscoop._future"},
+    {"p2pscoop._future", "p2pscoop._attachment"},
     {"p2pscoop._dataflow", "p2pscoop._gathering"},
     {"p2pscoop._payload"},
     {"p2pscoop._parcels"},

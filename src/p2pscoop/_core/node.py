@@ -89,6 +89,7 @@ class Node:
         founder: whether the node is a member without having been let in.
         cluster: tag of the cluster's name, compared likewise.
         stays: whether the node becomes a resident if it joins a cluster that has some.
+        steals: whether the node looks for work; a program that uses a standing cluster runs nobody else's tasks.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Node:
         founder: bool,
         cluster: str = "",
         stays: bool = False,
+        steals: bool = True,
     ) -> None:
         self.info = info
         self.limits = limits
@@ -115,6 +117,7 @@ class Node:
         self._python = python
         self._cluster = cluster
         self._stays = stays
+        self._steals = steals
         self._rng = rng
         self._thief = Thief(info.id, rng, limits)
         self._waiting = WaitingThieves(limits)
@@ -244,7 +247,8 @@ class Node:
     def seek(self, now: float) -> list[Effect]:
         """The node has nothing to run: send what is finished, and look for work."""
         results = self._custodian.deliveries.flush(now, only_due=False)
-        if not self.joined or self.leaving or self._thief.state is not ThiefState.BUSY:
+        busy = self._thief.state is ThiefState.BUSY
+        if not self.joined or self.leaving or not self._steals or not busy:
             return self._post.all(results)
         if not results:
             return self._steal(self._thief.seek(now, self.membership.alive_peers()))
