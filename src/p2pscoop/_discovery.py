@@ -130,7 +130,9 @@ class Discovery:
             self._started.result(START_MAX_S)
         except (OSError, RuntimeError, concurrent.futures.TimeoutError) as error:
             self.close()
-            raise DiscoveryError(f"multicast DNS did not start on {self.interfaces}: {error!r}; {_SEED}") from error
+            raise DiscoveryError(
+                f"multicast DNS did not start on {self.interfaces}: {error!r}; {_SEED}"
+            ) from error
 
     @property
     def interfaces(self) -> str:
@@ -365,7 +367,11 @@ def _adapters() -> list[tuple[str, int, list[str]]]:
     import ifaddr
 
     return [
-        (each.name, each.index or 0, [str(ip.ip[0]) if isinstance(ip.ip, tuple) else str(ip.ip) for ip in each.ips])
+        (
+            each.name,
+            each.index or 0,
+            [str(ip.ip[0]) if isinstance(ip.ip, tuple) else str(ip.ip) for ip in each.ips],
+        )
         for each in ifaddr.get_adapters()
     ]
 
@@ -382,13 +388,13 @@ def _interfaces(addresses: Sequence[str]) -> list[_Interface]:
             ) from None
         plain, _, scope = str(wanted).partition("%")
         matching = [
-            (name, index)
-            for name, index, own in adapters
-            if plain in own and scope in ("", name, str(index))
+            (name, index) for name, index, own in adapters if plain in own and scope in ("", name, str(index))
         ]
         if not matching:
             known = ", ".join(address for _, _, own in adapters for address in own) or "none"
-            raise DiscoveryError(f"no interface of this machine has the address {text} (there are: {known}); {_SEED}")
+            raise DiscoveryError(
+                f"no interface of this machine has the address {text} (there are: {known}); {_SEED}"
+            )
         if len(matching) > 1:
             names = " or ".join(f"{plain}%{name}" for name, _ in matching)
             raise DiscoveryError(f"several interfaces of this machine have the address {text}: say {names}")
@@ -458,7 +464,9 @@ def _check_multicast(interface: _Interface) -> None:
                 probe.connect((_GROUPS[6], _PORT, 0, interface.index))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            why = f"another program has UDP port {_PORT} for itself; let it share the port (SO_REUSEADDR), or end it"
+            why = (
+                f"another program has UDP port {_PORT} for itself; let it share the port (SO_REUSEADDR), or end it"
+            )
         elif error.errno in (errno.EACCES, errno.EPERM):
             why = f"the system forbids it ({error.strerror})"
         elif error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
