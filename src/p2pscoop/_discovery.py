@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from asyncio import Event, Task
     from types import TracebackType
 
-    from zeroconf import RecordUpdate, ServiceInfo, Zeroconf
+    from zeroconf import RecordUpdate, RecordUpdateListener, ServiceInfo, Zeroconf
     from zeroconf.asyncio import AsyncZeroconf
 
 __all__ = ["SERVICE_TYPE", "Address", "Discovery", "OnFound", "cluster_hash", "find"]
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 SERVICE_TYPE = "_p2pscoop._tcp.local."
 VERSION = 1
-"""Of the announcement. Which protocol a node speaks is settled when it is dialled, where both sides get a reason."""
+"""Of the announcement. What a node speaks is settled when it is dialled, where both sides get a reason."""
 
 INSTANCES_MAX = 1024
 """Nodes that are remembered; the one heard of longest ago makes room, and would be reported again."""
@@ -77,7 +77,7 @@ class _Interface(NamedTuple):
     """An interface of this machine, and the IP version to use there."""
 
     name: str
-    index: int
+    number: int
     version: int
     address: str
     """IPv4: the one named, which multicast is sent from."""
@@ -98,7 +98,7 @@ class Discovery:
             sent on others. The version of the address is the version that is used.
 
     Raises:
-        ConfigurationError: an interface is not given as an IP address, or none is given and none follows from `hosts`.
+        ConfigurationError: an interface is not given as an IP address, or none is given nor follows from `hosts`.
         DiscoveryError: no multicast is possible there. The message says why, and what to do.
     """
 
@@ -213,7 +213,7 @@ class Discovery:
             responder = AsyncZeroconf(interfaces=[interface.address], ip_version=IPVersion.V4Only)
         else:
             # By index: the same link-local address may be that of several interfaces.
-            responder = AsyncZeroconf(interfaces=[interface.index], ip_version=IPVersion.V6Only)
+            responder = AsyncZeroconf(interfaces=[interface.number], ip_version=IPVersion.V6Only)
         try:
             await responder.zeroconf.async_wait_for_start()
             # Nothing is registered yet, so that nothing was answered so far.
@@ -294,32 +294,33 @@ async def _ask(zeroconf: Zeroconf) -> None:
     """Ask who is there; at growing intervals, because packets get lost. Newcomers announce themselves."""
     import asyncio
 
-    from zeroconf import DNSOutgoing, DNSQuestion, const
+    import zeroconf as library
+    from zeroconf import const
 
     pause_s = QUERY_FIRST_S
     while True:
-        question = DNSOutgoing(const._FLAGS_QR_QUERY)
-        question.add_question(DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN))
+        question = library.DNSOutgoing(const._FLAGS_QR_QUERY)
+        question.add_question(library.DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN))
         zeroconf.async_send(question)
         await asyncio.sleep(pause_s * random.Random().uniform(0.9, 1.1))
         pause_s = min(3 * pause_s, QUERY_MAX_S)
 
 
-def _listener(discovery: Discovery, zeroconf: Zeroconf, interface: _Interface) -> object:
+def _listener(discovery: Discovery, zeroconf: Zeroconf, interface: _Interface) -> RecordUpdateListener:
     """What zeroconf calls with the records of every packet, in discovery's thread."""
-    from zeroconf import DNSPointer, RecordUpdateListener
+    import zeroconf as library
 
-    class Listener(RecordUpdateListener):
+    class Listener(library.RecordUpdateListener):
         def __init__(self) -> None:
             super().__init__()
             self._nodes: set[NodeId] = set()
 
-        def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        def async_update_records(self, _: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
             for update in records:
                 record = update.new
                 # A record whose time is over, or a goodbye.
                 if not record.is_expired(now):
-                    name = record.alias if isinstance(record, DNSPointer) else record.name
+                    name = record.alias if isinstance(record, library.DNSPointer) else record.name
                     node = _node_named(name)
                     if node is not None:
                         self._nodes.add(node)
@@ -384,7 +385,7 @@ def _interfaces(addresses: Sequence[str]) -> list[_Interface]:
             wanted = ipaddress.ip_address(text)
         except ValueError:
             raise ConfigurationError(
-                f"interface {text!r}: not an IP address; give an address of the interface, as `ip address` lists them"
+                f"interface {text!r}: no IP address; give an address of the interface, as `ip address` lists them"
             ) from None
         plain, _, scope = str(wanted).partition("%")
         matching = [
@@ -424,7 +425,7 @@ def _announced(hosts: Sequence[str], interface: _Interface) -> list[str]:
     for host in hosts:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
-            own = next(own for _, index, own in _adapters() if index == interface.index)
+            own = next(own for _, index, own in _adapters() if index == interface.number)
             announced += [each for each in own if ipaddress.ip_address(each).version == address.version]
         else:
             announced.append(str(address).partition("%")[0])
@@ -457,11 +458,11 @@ def _check_multicast(interface: _Interface) -> None:
                 probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
                 probe.connect((_GROUPS[4], _PORT))
             else:
-                index = struct.pack("@I", interface.index)
+                index = struct.pack("@I", interface.number)
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(("::", _PORT))
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + index)
-                probe.connect((_GROUPS[6], _PORT, 0, interface.index))
+                probe.connect((_GROUPS[6], _PORT, 0, interface.number))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             why = (

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.conftest import TIMEOUT_S, eventually
+
 from p2pscoop._core.limits import NODE_ID_SIZE
 from p2pscoop._discovery import ADDRESSES_MAX, INSTANCES_MAX, SERVICE_TYPE, Address, Discovery, cluster_hash, find
 from p2pscoop.errors import ConfigurationError, DiscoveryError
-from tests.conftest import TIMEOUT_S, eventually
 
 LOOPBACK = "127.0.0.1"
 PORT = 4242
@@ -368,7 +369,7 @@ def test_a_forked_child_neither_hangs_nor_says_goodbye_for_its_parent() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"interfaces": ["eth0"]}, ConfigurationError, "not an IP address"),
+        ({"interfaces": ["eth0"]}, ConfigurationError, "no IP address"),
         ({}, ConfigurationError, "--interface ADDR"),
         ({"hosts": ["0.0.0.0"]}, ConfigurationError, "--interface ADDR"),
         ({"hosts": ["::"]}, ConfigurationError, "--interface ADDR"),
@@ -445,7 +446,10 @@ class Machines:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
         for name in self.names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
@@ -644,10 +648,14 @@ def test_what_stands_in_the_way_of_multicast_is_named(machines: Machines) -> Non
         assert "--seed HOST:PORT" in message
         return message
 
-    holder = machines.start(
-        name,
-        'import socket, sys; s = socket.socket(2, 2); s.bind(("", 5353)); print("ready", flush=True); sys.stdin.read()',
-    )
+    hold = """
+        import socket, sys
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+            holder.bind(("", 5353))
+            print("ready", flush=True)
+            sys.stdin.read()
+    """
+    holder = machines.start(name, hold)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "ready\n"
     assert "5353 for itself" in error_of()
