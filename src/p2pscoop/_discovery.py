@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pscoop._core.ids import NodeId, short
-from p2pscoop._core.limits import NODE_ID_SIZE
+from p2pscoop._core.limits import NODE_ID_SIZE, PROTOCOL_VERSION
 from p2pscoop.errors import ConfigurationError, DiscoveryError
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ __all__ = ["SERVICE_TYPE", "Address", "Discovery", "OnFound", "cluster_hash", "f
 logger = logging.getLogger(__name__)
 
 SERVICE_TYPE = "_p2pscoop._tcp.local."
-VERSION = 1
-"""Of the announcement. What a node speaks is settled when it is dialled, where both sides get a reason."""
-
 INSTANCES_MAX = 1024
 """Nodes that are remembered; the one heard of longest ago makes room, and would be reported again."""
 ADDRESSES_MAX = 8
@@ -128,7 +125,7 @@ class Discovery:
         self._thread.start()
         try:
             self._started.result(START_MAX_S)
-        except (OSError, RuntimeError, concurrent.futures.TimeoutError) as error:
+        except Exception as error:
             self.close()
             raise DiscoveryError(
                 f"multicast DNS did not start on {self.interfaces}: {error!r}; {_SEED}"
@@ -217,11 +214,9 @@ class Discovery:
         try:
             await responder.zeroconf.async_wait_for_start()
             # Nothing is registered yet, so that nothing was answered so far.
-            if hasattr(socket, "SO_BINDTODEVICE"):
-                for reader in responder.zeroconf.engine.readers:
-                    reader.sock.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode() + b"\0"
-                    )
+            for reader in responder.zeroconf.engine.readers:
+                name = interface.name.encode() + b"\0"
+                reader.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
         except BaseException:
             await responder.async_close()
             raise
@@ -235,7 +230,7 @@ class Discovery:
             SERVICE_TYPE,
             f"{name}.{SERVICE_TYPE}",
             port,
-            properties={b"v": str(VERSION).encode(), b"c": self._hash, b"id": name.encode()},
+            properties={b"v": str(PROTOCOL_VERSION).encode(), b"c": self._hash, b"id": name.encode()},
             server=f"{name}.local.",
             parsed_addresses=_announced(self._hosts, interface),
         )
@@ -252,6 +247,7 @@ class Discovery:
         said = info.properties
         if said.get(b"c") != self._hash:
             return
+        # Another version is reported too: whoever dials is told so by name, and so is the other side.
         version, port = said.get(b"v"), info.port
         if said.get(b"id") != node.hex().encode() or not version or not version.isdigit() or not port:
             logger.debug("ignored a malformed announcement of %s on %s", short(node), interface.name)

@@ -294,7 +294,7 @@ def test_close_leaves_no_socket_and_no_thread_and_may_be_repeated() -> None:
 
 
 def test_the_last_that_is_heard_is_a_goodbye() -> None:
-    """Also of a discovery closed right after its start, while the announcement is repeated and questions answered."""
+    """Also if it is closed right after its start, while announcements are repeated and questions answered."""
     from zeroconf import DNSIncoming, DNSPointer
 
     node = new_node()
