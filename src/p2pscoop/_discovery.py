@@ -8,8 +8,8 @@ A thread of its own runs an asyncio loop with one zeroconf responder for each in
 sockets are bound to the interface, because zeroconf's listen at every address otherwise, and would answer
 whoever asks on any. Zeroconf's browser is not used: it keeps a record and a timer for every instance that
 anyone makes up. A listener reads the records of each packet instead, with one bound on what it keeps, and asks
-again at growing intervals. It asks for answers by multicast, because one by unicast reaches only one of the
-processes that share the port.
+again at growing intervals. It asks for answers by multicast, and only the first time for one by unicast as well:
+that is faster, but reaches only one of the processes that share the port.
 """
 
 from __future__ import annotations
@@ -293,11 +293,18 @@ async def _ask(zeroconf: Zeroconf) -> None:
     import zeroconf as library
     from zeroconf import const
 
+    def ask(*, unicast: bool = False) -> None:
+        out = library.DNSOutgoing(const._FLAGS_QR_QUERY)
+        question = library.DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN)
+        question.unicast = unicast
+        out.add_question(question)
+        zeroconf.async_send(out)
+
+    # What was multicast a moment ago is not again for a second; but it is sent at once to one who asks for that.
+    ask(unicast=True)
     pause_s = QUERY_FIRST_S
     while True:
-        question = library.DNSOutgoing(const._FLAGS_QR_QUERY)
-        question.add_question(library.DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN))
-        zeroconf.async_send(question)
+        ask()
         await asyncio.sleep(pause_s * random.Random().uniform(0.9, 1.1))
         pause_s = min(3 * pause_s, QUERY_MAX_S)
 

@@ -32,8 +32,10 @@ AGENT = """
     from p2pscoop.errors import DiscoveryError
 
     cluster, node, hosts, interfaces = sys.argv[1:]
+    lock = threading.Lock()
     def tell(*what):
-        print(json.dumps([time.monotonic(), *what]), flush=True)
+        with lock:  # two threads tell, and `print` writes the end of the line by itself
+            print(json.dumps([time.monotonic(), *what]), flush=True)
     try:
         discovery = Discovery(
             cluster,
@@ -479,7 +481,7 @@ class Agent:
 
     @property
     def started_at(self) -> float:
-        eventually(lambda: self.of("started") or self._process.poll() is not None)
+        eventually(lambda: self.of("started") or self._process.poll() is not None, within_s=60)
         assert self.of("started"), self.events
         return float(self.of("started")[0][0])
 
