@@ -92,6 +92,16 @@ def test_wrong_values(script: WriteScript, options: tuple[str, ...], problem: st
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("options", [(), ("-n", "2"), ("-n", "2", "--hosts", "localhost", "localhost"), ("--",)])
+def test_without_a_script_the_next_step_is_told(options: tuple[str, ...]) -> None:
+    done = run("run", *options)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "SCRIPT is missing" in said
+    assert "`p2pscoop run --listen HOST:PORT SCRIPT`" in said
+    assert "`p2pscoop join --seed HOST:PORT`" in said
+
+
 def test_tunnels_need_to_know_how_many(tmp_path: Path, script: WriteScript) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("far.example\n")

@@ -38,6 +38,7 @@ _POLL_S = 0.01
 _SCRIPT_ENDED = "script ended"
 _INTERRUPTED = "interrupted"
 _TERMINATED = "terminated"
+_WARNED = "warned"
 _OUT_OF_PATIENCE = "out of patience"
 
 
@@ -76,6 +77,8 @@ def run(
         )
         os.close(tether)
         _watch_signals(supervisor)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda *_: supervisor.post(_WARNED))
         supervisor.start()
         if arrangement.hosts:
             threading.Thread(target=_order, args=(fleet, directory), daemon=True).start()
@@ -162,6 +165,9 @@ def _await_script(supervisor: Supervisor, origin: subprocess.Popen[bytes]) -> in
         elif event == _TERMINATED:
             origin.terminate()
             _later(supervisor, _TERMINATE_GRACE_S)
+        elif event == _WARNED:
+            # A scheduler says that time is nearly up. What is to be saved, the script knows.
+            origin.send_signal(signal.SIGUSR1)
         elif event == _OUT_OF_PATIENCE:
             origin.kill()
 

@@ -60,13 +60,13 @@ def main() -> None:
 )
 @click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
 @launch_options
-@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("script", required=False, metavar="SCRIPT", type=click.Path(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     nodes: int | None,
     listen: tuple[str, int] | None,
     insecure: bool,
-    script: str,
+    script: str | None,
     arguments: tuple[str, ...],
     launch: LaunchOptions,
 ) -> None:
@@ -78,6 +78,11 @@ def run(
     from p2pscoop.errors import ConfigurationError
     from p2pscoop.launch import plan
 
+    if script is None:
+        raise click.UsageError(
+            "SCRIPT is missing. Nodes do not wait for a program to come: start the program, with "
+            "`p2pscoop run --listen HOST:PORT SCRIPT`, and add nodes to it with `p2pscoop join --seed HOST:PORT`"
+        )
     if listen is not None:
         _check_insecure("--listen", listen[0], insecure)
     if launch.tunnel and launch.rsh:
