@@ -35,6 +35,8 @@ StateSaveLocation={directory}/state
 SlurmctldPidFile={directory}/slurmctld.pid
 SlurmdPidFile={directory}/slurmd-%n.pid
 SlurmdSpoolDir={directory}/spool-%n
+SlurmctldLogFile={directory}/slurmctld.log
+SlurmdLogFile={directory}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -115,8 +117,8 @@ def missing() -> str | None:
     absent = [name for name in _NEEDED if shutil.which(name, path=_SEARCHED) is None]
     if absent:
         return f"NO SLURM ({', '.join(absent)}): `apt-get install -y slurm-wlm munge` to test its jobs"
-    if os.getuid() != 0 or shutil.which("ip") is None:
-        return "NO NETWORK NAMESPACES FOR SLURM: they need root and iproute2"
+    if os.getuid() != 0 or None in (shutil.which("ip"), shutil.which("nsenter")):
+        return "NO NETWORK NAMESPACES FOR SLURM: they need root, iproute2 and util-linux"
     return None
 
 
@@ -127,7 +129,8 @@ def running(directory: Path) -> Iterator[Cluster]:
     if reason is not None:
         pytest.skip(reason)
     with _namespaces() as (names, addresses):
-        prefixes = [("ip", "netns", "exec", name) for name in names]
+        # Not `ip netns exec`: it mounts a new /sys, and slurmd wants the control groups of the old one.
+        prefixes = [("nsenter", f"--net=/run/netns/{name}") for name in names]
         ssh_directory = directory / "ssh"
         ssh_directory.mkdir()
         server = start_server(ssh_directory, addresses[1], prefixes[1])
@@ -143,7 +146,11 @@ def running(directory: Path) -> Iterator[Cluster]:
             daemons.append(_daemon(cluster, prefixes[0], "slurmctld", "-D", "-c"))
             for prefix, host in zip(prefixes, ("h1", "h2"), strict=True):
                 daemons.append(_daemon(cluster, prefix, "slurmd", "-D", "-N", host))
-            eventually(lambda: _idle(cluster), within_s=TIMEOUT_S)
+            try:
+                eventually(lambda: _idle(cluster), within_s=30)
+            except AssertionError:
+                logs = "\n".join(path.read_text() for path in sorted(directory.glob("*.log")))
+                pytest.fail(f"Slurm does not start:\n{logs}")
             yield cluster
             left = cluster.run("squeue", "--noheader")
             assert not left, f"jobs are left: {left}"

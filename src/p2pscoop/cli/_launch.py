@@ -111,6 +111,8 @@ def _environment(options: LaunchOptions) -> dict[str, str]:
 
 def sourced(path: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment as a shell script leaves it. What the script prints goes to stderr."""
+    if os.path.isdir(path):  # Some shells source a directory without complaint.
+        raise click.ClickException(f"--prolog: {path} is a directory, not a shell script")
     done = subprocess.run(
         ["sh", "-c", '. "$1" >&2 || exit; exec env -0', "sh", os.path.abspath(path)],
         env=environment,

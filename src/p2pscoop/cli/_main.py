@@ -9,6 +9,7 @@ import click
 
 from p2pscoop import __version__
 from p2pscoop.cli._options import LaunchOptions, RunCommand, launch_options
+from p2pscoop.launch.hosts import NODES_MAX
 
 __all__ = ["main", "run"]
 
@@ -48,7 +49,7 @@ def main() -> None:
 @click.option(
     "-n",
     "nodes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, NODES_MAX),
     metavar="N",
     help="Number of nodes, the script's own included  [default: the usable cores, or as many as the hosts were "
     "given].",
@@ -79,8 +80,9 @@ def run(
     from p2pscoop.launch import plan
 
     if script is None:
+        taken = f" (no file is called {launch.hosts[-1]!r}, so it is a host)" if launch.hosts else ""
         raise click.UsageError(
-            "SCRIPT is missing. Nodes do not wait for a program to come: start the program, with "
+            f"SCRIPT is missing{taken}. Nodes do not wait for a program to come: start the program, with "
             "`p2pscoop run --listen HOST:PORT SCRIPT`, and add nodes to it with `p2pscoop join --seed HOST:PORT`"
         )
     if listen is not None:
@@ -111,7 +113,7 @@ def run(
 @click.option(
     "-n",
     "nodes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, NODES_MAX),
     metavar="N",
     help="Number of nodes to add  [default: the usable cores].",
 )
