@@ -210,6 +210,31 @@ def test_signals_end_everything(script: WriteScript, number: signal.Signals, sta
     assert process.returncode == status
 
 
+def test_a_warning_of_the_scheduler_is_for_the_script(script: WriteScript) -> None:
+    process = script("""
+        import signal, sys, time
+        from p2pscoop import futures
+
+        warned = False
+
+        def warn(*_):
+            global warned
+            warned = True
+
+        signal.signal(signal.SIGUSR1, warn)
+        print("up", flush=True)
+        while not warned:
+            time.sleep(0.01)
+        print(futures.submit(abs, -1).result())
+        sys.exit(3)
+    """).start(nodes=2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out, err) == (3, "1\n", "")
+
+
 def test_a_killed_launcher_leaves_nothing(script: WriteScript) -> None:
     process = script(LONG).start(nodes=3)
     assert process.stdout is not None

@@ -84,7 +84,10 @@ def test_what_is_about_brokers_is_accepted_with_a_line_each(script: WriteScript)
         (("--tunnel", "--rsh"), "--tunnel needs ssh"),
         (("--prolog", "/no/such/prolog"), "--prolog: /no/such/prolog ended with status"),
         (("--prolog", "/"), "--prolog: / is a directory, not a shell script"),
-        (("--ssh-option", "much", "--tunnel", "--insecure", "--hosts", "far:1"), 'no argument after keyword "much"'),
+        (
+            ("--ssh-option", "much", "--tunnel", "--insecure", "--hosts", "far:1"),
+            'no argument after keyword "much"',
+        ),
         (("--speed", "9"), "No such option"),
     ],
 )
