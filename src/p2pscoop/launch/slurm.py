@@ -25,8 +25,8 @@ def hosts(environment: Mapping[str, str]) -> list[Host] | None:
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1":
         raise ConfigurationError(
-            f"srun starts this command {tasks} times, and each would run the script: start it once, without srun or "
-            "with `srun --nodes=1 --ntasks=1`; it finds the hosts of the job itself"
+            f"srun starts this command {tasks} times, and each would run the script: start it once, without srun "
+            "or with `srun --nodes=1 --ntasks=1`; it finds the hosts of the job itself"
         )
     # The name that Slurm has for this machine need not be the one that the machine has for itself.
     own = environment.get("SLURMD_NODENAME")
