@@ -5,4 +5,4 @@
 #SBATCH --time=01:00:00
 
 # Hosts and counts come from SLURM_JOB_NODELIST and SLURM_TASKS_PER_NODE. Needs ssh between the nodes of the job.
-exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"
+exec p2pscoop run "${SCRIPT:-program.py}" "$@"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
+from p2pscoop._attachment import diagnose
 from p2pscoop._core.values import PeerInfo
 from p2pscoop._future import Future, name_of, overtime
 from p2pscoop._home import Home
@@ -23,6 +24,7 @@ from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_
 from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._reunion import Reunion
 from p2pscoop._runtime import Runtime
+from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
 if TYPE_CHECKING:
@@ -78,6 +80,12 @@ class _Process:
                 seeds=config.seeds,
                 tcp=None if config.listen is None else (config.listen, config.port),
                 predecessor=(config.predecessor_pid, config.predecessor_end) if config.predecessor_pid else None,
+                keys=[ClusterKey.from_text(text) for text in config.keys],
+                cluster=config.cluster,
+                founder=config.founder,
+                resident=config.standing and config.founder,
+                stays=config.standing,
+                socket_name=config.socket_name,
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):
@@ -99,7 +107,7 @@ class _Process:
         if profile is not None:
             profile.save()
         scheduler.stopped = True
-        home.runtime.stop(self._reason, failed=self._code == EXIT_FAILED)
+        home.runtime.stop(self._reason, failed=self._failed)
         return self._code if self._code is not None else EXIT_FAILED
 
     def _profile(self) -> NodeProfile | None:
@@ -110,6 +118,7 @@ class _Process:
         return NodeProfile(self.home.scheduler, self._config.profile, self._config.name)
 
     _draining = False
+    _failed = False
 
     def _leave(self) -> None:
         self._draining = True
@@ -125,7 +134,9 @@ class _Process:
         self._end(EXIT_REFUSED, reason)
 
     def _on_broken(self, reason: str) -> None:
-        self._end(EXIT_FAILED, reason)
+        self._failed = True
+        # A program that cannot be served is no reason to leave a standing cluster with a node less.
+        self._end(EXIT_REPLACED if self._config.standing else EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
         """A task that was cancelled, or whose time is up, does not end. Another node shall take this one's place.
@@ -164,7 +175,8 @@ class _Process:
         self.home.runtime.do(lambda _: self.home.runtime.node.call(origin.id))
 
     def _on_not_found(self) -> None:
-        if not self.home.runtime.node.membership.origins():
+        membership = self.home.runtime.node.membership
+        if not membership.origins() and not membership.residents():
             self._on_ended()
 
     def _on_ended(self) -> None:
@@ -181,11 +193,9 @@ class _Process:
 
     def _complain(self) -> None:
         if not self.home.is_member.wait(SEED_PATIENCE_S):
-            seeds = ", ".join(seed.partition("//")[2] for seed in self._config.seeds)
-            print(
-                f"p2pscoop: {seeds} has not answered for {SEED_PATIENCE_S:.0f} s; still trying, Ctrl-C stops",
-                file=sys.stderr,
-            )
+            seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
+            why = "; ".join(diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
+            print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
 
 
 def _take_over_stdin() -> IO[bytes]:

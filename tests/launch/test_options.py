@@ -78,8 +78,7 @@ def test_what_is_about_brokers_is_accepted_with_a_line_each(script: WriteScript)
         (("--hostfile", "/no/such/file"), "--hostfile: /no/such/file cannot be read: No such file"),
         (("--hostfile", "/dev/null"), "/dev/null names no host"),
         (("--hostfile", "/dev/null", "--hosts", "a"), "--hosts and --hostfile name hosts twice"),
-        (("--hosts", "far.example"), "add --insecure"),
-        (("--hosts", "far.example", "--insecure"), "or --tunnel for other hosts"),
+        (("--hosts", "localhost", "--key-file", "/no/such"), "key file /no/such: No such file"),
         (("--tunnel", "--rsh"), "--tunnel needs ssh"),
         (("--prolog", "/no/such/prolog"), "--prolog: /no/such/prolog ended with status"),
         (("--speed", "9"), "No such option"),
@@ -95,7 +94,7 @@ def test_wrong_values(script: WriteScript, options: tuple[str, ...], problem: st
 def test_tunnels_need_to_know_how_many(tmp_path: Path, script: WriteScript) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("far.example\n")
-    done = run("--tunnel", "--insecure", "--hostfile", str(hosts), str(script("print('ran')").path))
+    done = run("--tunnel", "--hostfile", str(hosts), str(script("print('ran')").path))
     assert done.returncode == 2
     assert "say how many there are on far.example" in " ".join(done.stderr.split())
 
