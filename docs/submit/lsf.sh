@@ -5,4 +5,4 @@
 #BSUB -W 01:00
 
 # Hosts and counts come from LSB_MCPU_HOSTS or LSB_DJOB_HOSTFILE. Needs ssh between the hosts of the job.
-exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"
+exec p2pscoop run "${SCRIPT:-program.py}" "$@"

@@ -5,4 +5,4 @@
 
 # Hosts and counts come from PBS_NODEFILE. Needs ssh between the nodes of the job.
 cd "${PBS_O_WORKDIR:-.}" || exit
-exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"
+exec p2pscoop run "${SCRIPT:-program.py}" "$@"

@@ -7,4 +7,4 @@
 
 # Hosts and counts come from PE_HOSTFILE; `orte` is a parallel environment that your site may call otherwise. Needs
 # ssh between the hosts of the job.
-exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"
+exec p2pscoop run "${SCRIPT:-program.py}" "$@"

@@ -6,4 +6,4 @@
 
 # Hosts and counts come from SLURM_JOB_NODELIST and SLURM_TASKS_PER_NODE. Needs ssh between the nodes of the job.
 # With `#SBATCH --signal=B:USR1@60` the program gets SIGUSR1 a minute before its time is up, to save what it has.
-exec p2pscoop run --tunnel --insecure "${SCRIPT:-program.py}" "$@"
+exec p2pscoop run "${SCRIPT:-program.py}" "$@"

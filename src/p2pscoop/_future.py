@@ -32,6 +32,7 @@ __all__ = [
     "finished",
     "make_future",
     "name_of",
+    "program_of",
     "task_path",
 ]
 
@@ -106,6 +107,7 @@ class Future(Generic[T]):
         "_parent",
         "_path",
         "_pinned",
+        "_program",
         "_scheduler",
         "_serial",
         "_spawned",
@@ -138,6 +140,7 @@ class Future(Generic[T]):
     _holder: NodeId  # of a lent task: the node that its outcome came from
     _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
     _key: TaskKey  # of a task that another node owns
+    _program: NodeId  # of a task that another node owns: the origin of the program that it belongs to
     _pinned: str  # why its frames could not travel when they were last asked to
 
     def __repr__(self) -> str:
@@ -440,6 +443,22 @@ def task_path(future: Future[Any]) -> bytes:
     for each in reversed(chain):
         path = each._path = hashlib.blake2b(path + each._index.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
     return path
+
+
+def program_of(task: Future[Any] | None, default: NodeId) -> NodeId:
+    """The origin of a task's program: that of the guest that the task descends from, else this node."""
+    chain: list[Future[Any]] = []
+    program = default
+    while task is not None:
+        known = getattr(task, "_program", None)
+        if known is not None:
+            program = known
+            break
+        chain.append(task)
+        task = task._parent
+    for each in chain:
+        each._program = program
+    return program
 
 
 def name_of(work: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,18 +12,18 @@ from typing import Any
 
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import CANCELLED, DONE, LENT, Future, Parcel, make_future, name_of, task_path
+from p2pscoop._future import CANCELLED, DONE, LENT, Future, Parcel, make_future, name_of, program_of, task_path
 from p2pscoop._migration import Handle, Migration, task_of
 from p2pscoop._payload import (
     SpecEncoder,
     decode_outcome,
-    decode_program,
     decode_spec,
     encode_error,
     encode_future,
 )
 from p2pscoop._port import Guest
-from p2pscoop._runtime import Runtime
+from p2pscoop._programs import Programs
+from p2pscoop._runtime import ASK_PROGRAM, Runtime
 from p2pscoop._scheduler import Scheduler
 from p2pscoop.errors import PayloadError, TaskError
 
@@ -65,6 +64,7 @@ class Home:
         self._hosted: dict[TaskKey, Future[Any]] = {}
         """Guests that were started."""
         self._queued: dict[TaskKey, Guest] = {}
+        self.programs = Programs()
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
 
@@ -88,6 +88,7 @@ class Home:
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
             return None
+        self.programs.enter(guest.spec.program)
         if guest.spec.kind is SpecKind.CONTINUATION:
             return self._begin_continuation(guest)
         try:
@@ -103,7 +104,7 @@ class Home:
             return None
         future = make_future(self.scheduler, work, args, kwargs, None, 0)
         future._path = path
-        return self._host(future, key, name_of(work))
+        return self._host(future, key, name_of(work), guest.spec.program)
 
     def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
         """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
@@ -113,10 +114,11 @@ class Home:
             logger.warning("%s: a continuation cannot go on here: %s", self.runtime.name, problem)
             self.runtime.do(lambda now: self.runtime.node.bounce(now, guest.key))
             return None
-        return self._host(future, guest.key, name_of(future._work))
+        return self._host(future, guest.key, name_of(future._work), guest.spec.program)
 
-    def _host(self, future: Future[Any], key: TaskKey, name: str) -> Future[Any]:
+    def _host(self, future: Future[Any], key: TaskKey, name: str, program: NodeId) -> Future[Any]:
         future._key = key
+        future._program = program
         self._hosted[key] = future
         future.claim()
         future.add_waiter(partial(self._finish, key, name))
@@ -206,7 +208,8 @@ class Home:
             raise PayloadError("its outcome came from an earlier holder")
         if type(work) in (CoroutineType, Parcel):
             return self.migration.encode(task, thief)
-        return encoder.encode(work, args, kwargs, task_path(task))
+        program = program_of(task, self.runtime.node.id)
+        return encoder.encode(work, args, kwargs, task_path(task), program)
 
     def serial_of(self, task: Future[Any]) -> int | None:
         """See `Port`."""
@@ -287,7 +290,12 @@ class Home:
                 self.scheduler.call_soon(partial(self._begin_anchored, guest))
                 continue
             self._queued[guest.key] = guest
-            self.scheduler.inbox.append(guest)
+            program = guest.spec.program
+            waiting = self.programs.park(guest, self.runtime.node.id)
+            if waiting == 0:
+                self.scheduler.inbox.append(guest)
+            elif waiting == 1:
+                self.runtime.inquire(program, ASK_PROGRAM, partial(self._prepare, program))
         self.scheduler.ring()
         if self.hungry:
             # A batch may have come to one node while others wait for work: a long task must not hold up the rest.
@@ -324,10 +332,18 @@ class Home:
         """See `Port`."""
         return {"executed": self.scheduler.executed, "continuations_given": self.migration.given}
 
-    def prepare(self, origin: NodeId, program: bytes) -> None:
-        """See `Port`."""
-        del origin
-        self.scheduler.call_soon(lambda: self._prepare(program))
+    def _prepare(self, origin: NodeId, data: bytes) -> None:
+        """What a program needs has come: in the home thread, since user code may run."""
+
+        def prepare() -> None:
+            problem = self.programs.prepare(origin, data)
+            if problem is not None:
+                logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
+                if self._on_broken is not None:
+                    self._on_broken(str(problem))
+            self.scheduler.inbox.extend(self.programs.unpark(origin))
+
+        self.scheduler.call_soon(prepare)
 
     def joined(self) -> None:
         """See `Port`."""
@@ -341,37 +357,28 @@ class Home:
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
         logger.info("%s: %s is there (%s, pid %d)", self.runtime.name, info.name, info.host, info.pid)
+        if self.programs.awaits(info.id):
+            self.runtime.inquire(info.id, ASK_PROGRAM, partial(self._prepare, info.id))
 
     def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
         """See `Port`."""
         del failed
         logger.info("%s: %s %s", self.runtime.name, info.name, f"left: {reason}" if reason else "is gone")
-        if info.origin and not self.runtime.node.membership.origins() and self._on_alone is not None:
+        if not info.origin:
+            return
+        self.runtime.forget_constants(info.id)
+        self.scheduler.call_soon(lambda: self.programs.forget(info.id))
+        membership = self.runtime.node.membership
+        if not membership.origins() and not membership.residents() and self._on_alone is not None:
             self._on_alone()
 
     # ------------------------------------------------------------------------------- home thread again
-
-    def _prepare(self, data: bytes) -> None:
-        program = decode_program(data)
-        # In the order of the origin, so that a name means the same module; what is not here does no harm.
-        known = [entry for entry in program.path if os.path.exists(entry)]
-        sys.path[:] = known + [entry for entry in sys.path if entry not in known]
-        sys.argv = program.argv
-        if os.path.isdir(program.directory):
-            os.chdir(program.directory)
-        try:
-            program.initialize()
-        except BaseException as error:
-            # User code; `sys.exit` in it is as much a failure as anything else.
-            problem = f"the initializer raised {type(error).__name__}: {error}"
-            logger.error("%s: %s", self.runtime.name, problem, exc_info=error)
-            if self._on_broken is not None:
-                self._on_broken(problem)
 
     def give_back(self) -> None:
         """Return all guests that have not been started to their owners, and accept no more."""
         self.runtime.do(self.runtime.node.leave)
         keys = []
+        self.scheduler.inbox.extend(self.programs.unpark_all())
         while self.scheduler.inbox:
             guest = self.scheduler.inbox.popleft()
             if guest.claim():

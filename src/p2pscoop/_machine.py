@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from p2pscoop.errors import ConfigurationError
 
@@ -149,6 +150,48 @@ def _is_abandoned(path: Path) -> bool:
         except OSError:
             return False
     return False
+
+
+def address_towards(host: str, port: int) -> str:
+    """The address of this machine from which another is reached. Nothing is sent.
+
+    Raises:
+        ConfigurationError: the host has no address, or there is no way there.
+    """
+    reason: OSError | None = None
+    for family, address in resolve(host, port):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(address)
+            except OSError as error:
+                reason = error
+                continue
+            return str(probe.getsockname()[0])
+    raise ConfigurationError(f"{host} cannot be reached from here: {reason}")
+
+
+def resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    """The addresses of a host, as (family, address) for sockets.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigurationError(f"{host!r} is not the name or address of a host: {error.strerror}") from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of a transport address, or of HOST:PORT."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def host_name() -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Spec, SpecKind
 from p2pscoop._dataflow import Dependent
-from p2pscoop._future import DONE, FAILED, LENT, Future, Kept, Parcel, finished, name_of
+from p2pscoop._future import DONE, FAILED, LENT, Future, Kept, Parcel, finished, name_of, program_of
 from p2pscoop._gathering import Gathering
 from p2pscoop._payload import decode_outcome
 from p2pscoop._port import Guest
@@ -99,11 +99,11 @@ class Migration:
         Raises:
             NotPortable: it has to go on here.
         """
+        me = self._runtime.node.id
         if type(task._work) is Parcel:
-            return Spec(b"", task._work.data, SpecKind.CONTINUATION)
+            return Spec(b"", task._work.data, SpecKind.CONTINUATION, program_of(task, me))
         from p2pscoop import _parcels
 
-        me = self._runtime.node.id
         bulk_min = self._runtime.limits.bulk_min
         try:
             captured, data, needs = _parcels.pack(task, self._scheduler.base_context, bulk_min, me, thief)
@@ -113,7 +113,7 @@ class Migration:
             # A task in hand must not be lost, whatever goes wrong.
             logger.exception("%s: %s could not be read", self._runtime.name, name_of(task._work))
             raise NotPortable(f"could not be read: {type(error).__name__}: {error}") from error
-        spec = Spec(_parcels.label(me, needs), data, SpecKind.CONTINUATION)
+        spec = Spec(_parcels.label(me, needs), data, SpecKind.CONTINUATION, program_of(task, me))
         shipment = _Shipment(task, captured, spec, needs)
         key: TaskKey | None = getattr(task, "_key", None)
         if key is None:

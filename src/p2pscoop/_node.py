@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from p2pscoop import _local, _machine
+from p2pscoop._attachment import diagnose
 from p2pscoop._future import Future, name_of
 from p2pscoop._home import Home
 from p2pscoop._process_config import EXIT_FAILED, EXIT_LEFT, EXIT_REFUSED, EXIT_REPLACED, NodeConfig
 from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._runtime import Runtime
+from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
 if TYPE_CHECKING:
@@ -71,6 +73,12 @@ class _Process:
                 directory=config.directory,
                 seeds=config.seeds,
                 tcp=None if config.listen is None else (config.listen, config.port),
+                keys=[ClusterKey.from_text(text) for text in config.keys],
+                cluster=config.cluster,
+                founder=config.founder,
+                resident=config.standing and config.founder,
+                stays=config.standing,
+                socket_name=config.socket_name,
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):
@@ -92,7 +100,7 @@ class _Process:
         if profile is not None:
             profile.save()
         scheduler.stopped = True
-        home.runtime.stop(self._reason, failed=self._code == EXIT_FAILED)
+        home.runtime.stop(self._reason, failed=self._failed)
         return self._code if self._code is not None else EXIT_FAILED
 
     def _profile(self) -> NodeProfile | None:
@@ -103,6 +111,7 @@ class _Process:
         return NodeProfile(self.home.scheduler, self._config.profile, self._config.name)
 
     _draining = False
+    _failed = False
 
     def _leave(self) -> None:
         self._draining = True
@@ -118,7 +127,9 @@ class _Process:
         self._end(EXIT_REFUSED, reason)
 
     def _on_broken(self, reason: str) -> None:
-        self._end(EXIT_FAILED, reason)
+        self._failed = True
+        # A program that cannot be served is no reason to leave a standing cluster with a node less.
+        self._end(EXIT_REPLACED if self._config.standing else EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
         """A cancelled task does not end. Another node shall take this one's place; what it held is run again."""
@@ -153,11 +164,9 @@ class _Process:
 
     def _complain(self) -> None:
         if not self.home.is_member.wait(SEED_PATIENCE_S):
-            seeds = ", ".join(seed.partition("//")[2] for seed in self._config.seeds)
-            print(
-                f"p2pscoop: {seeds} has not answered for {SEED_PATIENCE_S:.0f} s; still trying, Ctrl-C stops",
-                file=sys.stderr,
-            )
+            seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
+            why = "; ".join(diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
+            print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
 
 
 def _take_over_stdin() -> IO[bytes]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._core.values import Outcome, OutcomeKind, Spec
 from p2pscoop._future import CANCELLED, DONE, FAILED, Future, finished, name_of
 from p2pscoop._gathering import gathered
@@ -154,7 +155,14 @@ class SpecEncoder:
         self.size_max = size_max
         self._codes: dict[int, tuple[Any, bytes]] = {}
 
-    def encode(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], path: bytes) -> Spec:
+    def encode(
+        self,
+        work: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        path: bytes,
+        program: NodeId = NOBODY,
+    ) -> Spec:
         """The task as bytes.
 
         Raises:
@@ -179,7 +187,7 @@ class SpecEncoder:
                 f"the arguments of {name_of(work)} have {len(data)} bytes when pickled, "
                 f"the limit is {self.size_max}; pass a file name or smaller parts instead"
             )
-        return Spec(known[1], data)
+        return Spec(known[1], data, program=program)
 
     def _dumps(self, value: Any, what: str, label: str) -> bytes:
         try:

@@ -25,7 +25,7 @@ from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import CANCELLED, DONE, PATH_SIZE
 from p2pscoop._payload import SpecEncoder, decode_outcome
 from p2pscoop._port import Guest
-from p2pscoop.errors import InitializerError, PayloadError
+from p2pscoop.errors import InitializerError, JoinRefusedError, PayloadError
 
 __all__ = ["Pool"]
 
@@ -87,9 +87,23 @@ class Pool:
         feed: called when there is something to steal and `hungry` is set.
         settled_at_home: called with the serial of a lent task whose future was ended here.
         path: what the paths of the tasks derive from.
+        origin: says which node this process is.
+        initializes: whether nodes call an initializer; if it fails on one of them, no call will ever run.
     """
 
-    def __init__(self, feed: Callable[[], None], settled_at_home: Callable[[int], None], path: bytes) -> None:
+    def __init__(
+        self,
+        feed: Callable[[], None],
+        settled_at_home: Callable[[int], None],
+        path: bytes,
+        origin: Callable[[], NodeId],
+        *,
+        initializes: bool,
+    ) -> None:
+        self._initializes = initializes
+        self._origin = origin
+        self.member = threading.Event()
+        """Set when the process is a member of its cluster, or will not be one."""
         self.hungry = False
         self.broken: Exception | None = None
         self._feed = feed
@@ -181,7 +195,7 @@ class Pool:
         if task.progress is not None:
             return task.progress
         path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
-        return encoder.encode(task.work, task.args, task.kwargs, path)
+        return encoder.encode(task.work, task.args, task.kwargs, path, self._origin())
 
     def serial_of(self, task: _Task) -> int | None:
         """See `Port`."""
@@ -237,15 +251,14 @@ class Pool:
         """See `Port`."""
         return {}
 
-    def prepare(self, origin: NodeId, program: bytes) -> None:
-        """See `Port`. Other programs' business."""
-
     def joined(self) -> None:
         """See `Port`."""
+        self.member.set()
 
     def refused(self, reason: str) -> None:
         """See `Port`."""
-        self._break(reason)
+        self.fail_all(JoinRefusedError(f"the cluster refused this program: {reason}"))
+        self.member.set()
 
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
@@ -254,7 +267,7 @@ class Pool:
     def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
         """See `Port`."""
         logger.info("executor: %s %s", info.name, f"left: {reason}" if reason else "is gone")
-        if failed:
+        if failed and self._initializes:
             self._break(f"node {info.name}: {reason}")
 
     def _break(self, reason: str) -> None:

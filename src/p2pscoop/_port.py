@@ -101,10 +101,6 @@ class Port(Protocol):
         """Counters to be reported with those of the core."""
         ...
 
-    def prepare(self, origin: NodeId, program: bytes) -> None:
-        """What to do before tasks of this origin are run."""
-        ...
-
     def joined(self) -> None:
         """The node is a member."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 __all__ = [
     "EXIT_FAILED",
@@ -40,7 +40,8 @@ ORIGIN_SOCKET = "origin.ipc"
 """Name of the origin's socket in the directory: known beforehand, so that all nodes can start together."""
 
 ORIGIN_VARIABLE = "_P2PSCOOP_ORIGIN"
-"""Environment variable through which the launcher configures the origin, whose stdin is the user's."""
+"""Environment variable with the descriptor from which the origin, whose stdin is the user's, reads its
+configuration. A key in it would be in the environment of all that the script starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,13 @@ class NodeConfig:
         name: for people.
         directory: private directory of this machine's nodes.
         seeds: transport addresses to join at.
-        listen: host to listen at by TCP, or None.
+        listen: address to listen at by TCP, or None.
         port: to listen at there; 0 if any will do.
+        keys: of the cluster, as text; none if its connections by TCP are not secured.
+        cluster: its name.
+        standing: whether the node belongs to a standing cluster, or may, and not to a program.
+        founder: whether it is a member without having been let in.
+        socket_name: of its socket in the directory, if others have to know it.
         complain: whether to say so when no seed answers; one node of a supervisor does.
         log_level: of the package's logger.
         profile: directory for a profile of what the node did, or None.
@@ -63,6 +69,11 @@ class NodeConfig:
     seeds: tuple[str, ...]
     listen: str | None = None
     port: int = 0
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    cluster: str = "default"
+    standing: bool = False
+    founder: bool = False
+    socket_name: str | None = None
     complain: bool = False
     log_level: int = logging.WARNING
     profile: str | None = None
@@ -75,12 +86,19 @@ class NodeConfig:
     def from_line(cls, line: bytes) -> NodeConfig:
         """Undo `to_line`."""
         fields = json.loads(line)
-        fields["seeds"] = tuple(fields["seeds"])
+        for name in ("seeds", "keys"):
+            fields[name] = tuple(fields[name])
         return cls(**fields)
 
 
 def local_nodes(
-    directory: str, count: int, *, listen: str | None = None, ports: Sequence[int] = ()
+    directory: str,
+    count: int,
+    *,
+    listen: str | None = None,
+    ports: Sequence[int] = (),
+    keys: Sequence[str] = (),
+    cluster: str = "default",
 ) -> list[NodeConfig]:
     """Configurations of so many nodes beside an origin whose socket is in this directory.
 
@@ -89,9 +107,11 @@ def local_nodes(
         count: how many.
         listen: host to listen at by TCP, or None.
         ports: for each of them the port; none if any will do.
+        keys: as of `NodeConfig`.
+        cluster: as of `NodeConfig`.
     """
     seed = f"ipc://{directory}/{ORIGIN_SOCKET}"
-    first = NodeConfig("", directory, (seed,), listen)
+    first = NodeConfig("", directory, (seed,), listen, keys=tuple(keys), cluster=cluster)
     return [
         replace(first, name=f"n{index}", port=ports[index - 1] if ports else 0) for index in range(1, count + 1)
     ]
@@ -103,25 +123,28 @@ class OriginConfig:
 
     Attributes:
         directory: private directory of this machine's nodes.
-        tether: a descriptor whose end of file means that the launcher is gone.
         listen: host and port to listen at by TCP, or None.
+        keys: as of `NodeConfig`.
+        cluster: as of `NodeConfig`.
         log_level: of the package's logger.
         profile: as of `NodeConfig`.
     """
 
     directory: str
-    tether: int
     listen: tuple[str, int] | None
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    cluster: str = "default"
     log_level: int = logging.WARNING
     profile: str | None = None
 
-    def to_json(self) -> str:
-        """As the value of the environment variable."""
-        return json.dumps(asdict(self))
+    def to_line(self) -> bytes:
+        """One line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, text: str) -> OriginConfig:
-        """Undo `to_json`."""
-        fields = json.loads(text)
+    def from_line(cls, line: bytes) -> OriginConfig:
+        """Undo `to_line`."""
+        fields = json.loads(line)
         listen = fields["listen"]
+        fields["keys"] = tuple(fields["keys"])
         return cls(**{**fields, "listen": None if listen is None else (listen[0], listen[1])})

@@ -22,7 +22,7 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -37,10 +37,11 @@ from p2pscoop._core.node import Node
 from p2pscoop._core.values import PeerInfo, Spec
 from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
-from p2pscoop._transport import NngTransport, Transport
+from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey, cluster_tag
+from p2pscoop._transport import TCP_SCHEME, TLS_SCHEME, NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, PoisonTaskError, RemoteProtocolError
 
-__all__ = ["NO_QUESTION", "NodeStatistics", "Runtime"]
+__all__ = ["ASK_PROGRAM", "NO_QUESTION", "NodeStatistics", "Runtime"]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -56,6 +57,15 @@ _PUMP_PAUSE_S = 0.002
 _CONNECT_TIMEOUT_S = 10.0
 _STATUS_TIMEOUT_S = 2.0
 _SEED_PEER = b"seed:"
+_TEND_S = 5.0
+"""How often seeds that are not among the members are greeted."""
+_TURNED_AWAY_MAX = 100
+"""How many callers that were not let in are named in the log."""
+_INQUIRY_RESEND_S = 1.0
+"""First repetition of an inquiry; doubles each time."""
+
+ASK_PROGRAM = b"?"
+"""The question for what a node needs before it runs tasks of a program. Others begin with the id of an origin."""
 
 NO_QUESTION = 0
 """The number of what is told, and needs no answer."""
@@ -90,6 +100,15 @@ class NodeStatistics:
     constants_sent: int = 0
 
 
+class _Inquiry(NamedTuple):
+    """A question that is repeated until it is answered."""
+
+    peer: NodeId
+    question: bytes
+    due_at: float
+    pause_s: float
+
+
 class Runtime:
     """One node of this process.
 
@@ -99,6 +118,12 @@ class Runtime:
         directory: private directory of this machine's nodes; also names the group whose sockets can be reached.
         seeds: addresses to join at; none for the node that founds the cluster.
         tcp: host and port to listen at, or None.
+        keys: of the cluster; without any, connections by TCP are not secured.
+        cluster: name of the cluster.
+        founder: whether the node is a member without having been let in  [default: if it has no seeds].
+        resident: whether the node stays when no program is there.
+        stays: whether it becomes a resident if it joins a cluster that has some.
+        steals: whether it looks for work.
         socket_name: of this node in the directory, if others have to know it beforehand.
         origin: whether the program's tasks start here.
         runs_tasks: whether the node runs tasks itself.
@@ -114,6 +139,12 @@ class Runtime:
         directory: str,
         seeds: Sequence[str] = (),
         tcp: tuple[str, int] | None = None,
+        keys: Sequence[ClusterKey] = (),
+        cluster: str = DEFAULT_CLUSTER,
+        founder: bool | None = None,
+        resident: bool = False,
+        stays: bool = False,
+        steals: bool = True,
         socket_name: str | None = None,
         origin: bool = False,
         runs_tasks: bool = True,
@@ -136,14 +167,18 @@ class Runtime:
         self._feed_pause_s = _FEED_PAUSE_MIN_S
         self._keeper_until = 0.0
         self._dialled: dict[bytes, float] = {}
+        self._tended: tuple[str, ...] = ()
+        self._turned_away: set[str] = set()
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
         self._questions: dict[int, Callable[[bytes], None]] = {}
         self._question_numbers = itertools.count(1)
         node_id = os.urandom(NODE_ID_SIZE)
         self.transport: Transport = NngTransport(
-            directory, socket_name or f"{node_id.hex()}.ipc", tcp, self.limits, self._on_link
+            directory, socket_name or f"{node_id.hex()}.ipc", tcp, self.limits, self._on_link, keys
         )
+        self._secure = bool(keys)
+        self._program = program
         info = PeerInfo(
             id=node_id,
             name=name,
@@ -154,17 +189,21 @@ class Runtime:
             host=_machine.host_name(),
             pid=os.getpid(),
             version=__version__,
+            resident=resident,
         )
         self.node = Node(
             info,
             random.Random(os.urandom(16)),
             self.limits,
             python=_machine.python_version(),
-            founder=not seeds,
-            program=program,
+            founder=not seeds if founder is None else founder,
+            cluster=cluster_tag(cluster),
+            stays=stays,
+            steals=steals,
         )
-        self.constants = Constants(node_id, self.node.membership.is_alive, self.limits.bulk_min, origin=origin)
-        """What the nodes of the program share, as far as it is here."""
+        self._constants: dict[NodeId, Constants] = {}
+        self._inquiries: dict[int, _Inquiry] = {}
+        self._tend_at = 0.0
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
             fx.Send: lambda effect: lambda: self._send(effect.recipient, effect.message),
             fx.SendToSeeds: lambda effect: lambda: self._send_to_seeds(effect.message),
@@ -181,9 +220,9 @@ class Runtime:
             fx.ComeHome: lambda effect: lambda: port.come_home(effect.handle, effect.serial, effect.spec),
             fx.Released: lambda effect: lambda: port.released(effect.handle),
             fx.Passed: lambda effect: lambda: port.passed(effect.key),
-            fx.Prepare: lambda effect: lambda: port.prepare(effect.origin, effect.program),
             fx.Joined: lambda _: self._on_joined,
             fx.Refused: lambda effect: lambda: port.refused(effect.reason),
+            fx.TurnedAway: lambda effect: lambda: self._on_turned_away(effect.info, effect.reason),
             fx.Arrived: lambda effect: lambda: port.arrived(effect.info),
             fx.Departed: lambda effect: lambda: port.departed(effect.info, effect.reason, effect.failed),
             fx.Report: lambda effect: lambda: self._report(effect.peer, effect.query),
@@ -328,9 +367,13 @@ class Runtime:
         self.transport.send(peer, addresses, data)
 
     def _reachable(self, info: PeerInfo) -> list[str]:
-        """The addresses of a peer that this node can use: sockets of files only within its own group."""
+        """The addresses of a peer that this node can use: sockets of files only within its own group.
+
+        Whoever has a key never talks in the clear, whatever a peer says.
+        """
         ipc = info.group == self.node.info.group
-        return [address for address in info.addresses if ipc or not address.startswith("ipc:")]
+        tcp = TLS_SCHEME if self._secure else TCP_SCHEME
+        return [each for each in info.addresses if each.startswith(tcp) or (ipc and each.startswith("ipc:"))]
 
     def _disconnect(self, peer: bytes) -> None:
         self._dialled.pop(peer, None)
@@ -387,6 +430,24 @@ class Runtime:
         if unwanted:
             self.port.withdraw(unwanted)
 
+    def _tend_seeds(self, now: float) -> None:
+        """Greet whoever is at an address that no known peer has.
+
+        A seed may have been restarted; a cluster that was cut in two, or founded twice, finds itself again.
+        """
+        self._tend_at = now + _TEND_S
+        for address in self._tended:
+            self._disconnect(_SEED_PEER + address.encode())
+        self._tended = ()
+        if not self.node.joined or self.node.leaving or not self._seeds:
+            return
+        membership = self.node.membership
+        rows = [membership.row(peer) for peer in membership.alive_peers()]
+        known = {address for row in rows if row is not None for address in row.info.addresses}
+        self._tended = tuple(set(self._seeds) - known)
+        for address in self._tended:
+            self._post(_SEED_PEER + address.encode(), NOBODY, (address,), self.node.greeting())
+
     def _on_joined(self) -> None:
         for seed in self._seeds:
             # From now on the seed is a peer among others, with a connection of its own.
@@ -420,7 +481,7 @@ class Runtime:
         return {
             **asdict(self.node.counters),
             **self.port.counters(),
-            "constants_sent": self.constants.sent,
+            "constants_sent": sum(each.sent for each in self._constants.values()),
         }
 
     def _report(self, peer: NodeId, query: int) -> None:
@@ -453,10 +514,56 @@ class Runtime:
         """An answer is not wanted any more."""
         self._questions.pop(query, None)
 
+    def constants(self, origin: NodeId) -> Constants:
+        """What the nodes of a program share, as far as it is here."""
+        found = self._constants.get(origin)
+        if found is None:
+            me = self.node.id
+            made = Constants(me, self.node.membership.is_alive, self.limits.bulk_min, origin=origin == me)
+            found = self._constants.setdefault(origin, made)
+        return found
+
+    def forget_constants(self, origin: NodeId) -> None:
+        """A program has ended."""
+        self._constants.pop(origin, None)
+
+    def inquire(self, peer: NodeId, question: bytes, on_answer: Callable[[bytes], None]) -> None:
+        """Ask a peer until it answers or is gone. `on_answer` is called in a thread of this runtime's.
+
+        May be called while the core is locked.
+        """
+        query = self.question(on_answer)
+        self._inquiries[query] = _Inquiry(peer, question, time.monotonic(), _INQUIRY_RESEND_S)
+        self._ring()
+
+    def _send_inquiries(self, now: float) -> None:
+        for query, inquiry in list(self._inquiries.items()):
+            if query not in self._questions or self.node.membership.is_gone(inquiry.peer):
+                self._inquiries.pop(query, None)
+                self.forget_question(query)
+            elif now >= inquiry.due_at:
+                self._inquiries[query] = inquiry._replace(
+                    due_at=now + inquiry.pause_s, pause_s=2 * inquiry.pause_s
+                )
+                self.ask(inquiry.peer, query, inquiry.question)
+
     def _on_asked(self, peer: NodeId, query: int, question: bytes) -> None:
-        answer = self.constants.answer(time.monotonic(), peer, question)
+        if question == ASK_PROGRAM:
+            answer = self._program
+        else:
+            origin, question = question[:NODE_ID_SIZE], question[NODE_ID_SIZE:]
+            if self.node.membership.is_gone(origin):
+                return
+            answer = self.constants(origin).answer(time.monotonic(), peer, question)
         if answer is not None:
-            self.do(lambda _: self.node.answer(peer, query, answer))
+            reply = answer
+            self.do(lambda _: self.node.answer(peer, query, reply))
+
+    def _on_turned_away(self, info: PeerInfo, reason: str) -> None:
+        caller = f"{info.name} on {info.host}"
+        if caller not in self._turned_away and len(self._turned_away) < _TURNED_AWAY_MAX:
+            self._turned_away.add(caller)
+            logger.warning("%s: did not let %s in: %s", self.name, caller, reason)
 
     def _on_answered(self, query: int, answer: bytes) -> None:
         on_answer = self._questions.pop(query, None)
@@ -503,6 +610,9 @@ class Runtime:
             return False
         self._handle_events()
         now = time.monotonic()
+        self._send_inquiries(now)
+        if now >= self._tend_at:
+            self._tend_seeds(now)
         if self._serve_at is not None:
             self._serve(now)
         elif self._arm_at is not None and now >= self._arm_at:
@@ -528,7 +638,10 @@ class Runtime:
     def _due_at(self) -> float:
         """When the keeper has something to do."""
         times = (self.node.wake_at(), self._serve_at, self._arm_at)
-        return min(at for at in times if at is not None)
+        due_at = min(at for at in times if at is not None)
+        for inquiry in list(self._inquiries.values()):
+            due_at = min(due_at, inquiry.due_at)
+        return due_at
 
     def _serve(self, now: float) -> None:
         """Somebody announced tasks."""

@@ -1,7 +1,8 @@
 """The origin of `p2pscoop run`: the process in which the script runs, `python -m p2pscoop._script`.
 
 It has the terminal, or whatever stdin, stdout and stderr are, to itself, like a script that Python runs. The
-launcher tells it through one environment variable where to listen, and which descriptor is its tether.
+launcher tells it, through a descriptor that one environment variable names, where to listen; the end of that
+file means that the launcher is gone: it is the tether.
 """
 
 from __future__ import annotations
@@ -12,24 +13,31 @@ import signal
 import sys
 import threading
 import types
+from typing import IO
 
 from p2pscoop import _machine, _session
 from p2pscoop._process_config import ORIGIN_VARIABLE, OriginConfig
+from p2pscoop._security import ClusterKey
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the script of the command line as `__main__`."""
-    config = OriginConfig.from_json(os.environ.pop(ORIGIN_VARIABLE))
-    os.set_inheritable(config.tether, False)
-    threading.Thread(target=_watch, args=(config,), name="p2pscoop-tether", daemon=True).start()
+    descriptor = int(os.environ.pop(ORIGIN_VARIABLE))
+    os.set_inheritable(descriptor, False)
+    tether = os.fdopen(descriptor, "rb", buffering=0)
+    config = OriginConfig.from_line(tether.readline())
+    threading.Thread(target=_watch, args=(tether, config.directory), name="p2pscoop-tether", daemon=True).start()
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     if config.log_level != logging.WARNING:
         _log(config.log_level)
-    session = _session.open_session(config.directory, tcp=config.listen, own=False)
+    keys = [ClusterKey.from_text(text) for text in config.keys]
+    session = _session.open_session(
+        config.directory, tcp=config.listen, keys=keys, cluster=config.cluster, own=False
+    )
     profile = None
     if config.profile is not None:
         from p2pscoop._profile import NodeProfile
@@ -80,10 +88,10 @@ def _die_of_interrupt(session: _session.Session) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _watch(config: OriginConfig) -> None:
-    os.read(config.tether, 1)
+def _watch(tether: IO[bytes], directory: str) -> None:
+    tether.read(1)
     # The launcher is gone, and with it whoever would see to the nodes, and clean up.
-    _machine.remove_directory(config.directory)
+    _machine.remove_directory(directory)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -13,15 +13,18 @@ import os
 import subprocess
 import sys
 from _thread import get_ident
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pscoop import _local, _machine
+from p2pscoop._attachment import JOIN_S, Attachment, attachment, explain
 from p2pscoop._future import PATH_SIZE
 from p2pscoop._home import Home
 from p2pscoop._payload import encode_program
 from p2pscoop._process_config import ORIGIN_NAME, ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._scheduler import Scheduler
+from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey
 from p2pscoop._supervisor import spawn_supervisor
 
 __all__ = [
@@ -74,9 +77,12 @@ _session: Session | None = None
 
 def start() -> Scheduler:
     """Start a session with nodes of its own, and install its scheduler."""
-    nodes = _machine.node_count()
+    attached = attachment(None, None)
+    nodes = 1 if attached is not None else _machine.node_count()
     directory = _machine.make_directory()
     try:
+        if attached is not None:
+            return _attach(directory, attached).home.scheduler
         session = open_session(directory)
         if nodes > 1:
             environment = _machine.limited_environment(nodes)
@@ -87,12 +93,40 @@ def start() -> Scheduler:
     return session.home.scheduler
 
 
-def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: bool = True) -> Session:
+def _attach(directory: str, attached: Attachment) -> Session:
+    """Become a member of a cluster that is there."""
+    session = open_session(
+        directory,
+        tcp=(attached.listen, 0),
+        keys=attached.keys,
+        cluster=attached.cluster,
+        seeds=attached.seeds,
+    )
+    if not session.home.is_member.wait(JOIN_S):
+        session.failed = True
+        problem = explain(attached)
+        _close(wait=False)
+        raise problem
+    return session
+
+
+def open_session(
+    directory: str,
+    *,
+    tcp: tuple[str, int] | None = None,
+    keys: Sequence[ClusterKey] = (),
+    cluster: str = DEFAULT_CLUSTER,
+    seeds: Sequence[str] = (),
+    own: bool = True,
+) -> Session:
     """Make this process an origin.
 
     Args:
         directory: private directory of this machine's nodes.
         tcp: host and port to listen at, or None.
+        keys: of the cluster; none if connections by TCP are not secured.
+        cluster: its name.
+        seeds: of a standing cluster that is used instead of nodes of one's own.
         own: see `Session`.
     """
     global _session
@@ -102,6 +136,10 @@ def open_session(directory: str, *, tcp: tuple[str, int] | None = None, own: boo
         name=ORIGIN_NAME,
         directory=directory,
         tcp=tcp,
+        keys=keys,
+        cluster=cluster,
+        seeds=seeds,
+        steals=not seeds,
         socket_name=ORIGIN_SOCKET,
         origin=True,
         program=encode_program(),

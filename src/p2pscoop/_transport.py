@@ -34,9 +34,16 @@ import pynng
 
 from p2pscoop._core.fragments import Assembler, cut
 from p2pscoop._core.limits import Limits
+from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
-__all__ = ["LinkEvent", "NngTransport", "Transport"]
+__all__ = ["TCP_SCHEME", "TLS_SCHEME", "LinkEvent", "NngTransport", "Transport"]
+
+TCP_SCHEME = "tcp://"
+TLS_SCHEME = "tls+tcp://"
+_TLS_1_3 = 0x304
+_HANDSHAKE_S = 0.5
+"""Longer than a handshake takes, where there is one."""
 
 _RECEIVE_TIMEOUT_MS = 2000
 """A time-out costs over a millisecond of work; `wake` ends the wait when there is a reason."""
@@ -104,10 +111,29 @@ class Transport(Protocol):
         ...
 
 
+def tls_config(keys: Sequence[ClusterKey], *, listens: bool) -> Any:
+    """What NNG needs for one side of TLS 1.3 with pre-shared keys; the caller keeps it as long as its socket.
+
+    Args:
+        keys: the first is what a dialling side proves; a listening side accepts all.
+        listens: which side.
+    """
+    config = pynng.TLSConfig(pynng.TLSConfig.MODE_SERVER if listens else pynng.TLSConfig.MODE_CLIENT)
+    # pynng wraps neither of these two. No certificate beside the keys: it would be a second way in.
+    for key in keys if listens else keys[:1]:
+        secret = key.tls_secret
+        identity = key.identity.encode()
+        pynng.check_err(pynng.lib.nng_tls_config_psk(config._tls_config, identity, secret, len(secret)))
+    pynng.check_err(pynng.lib.nng_tls_config_version(config._tls_config, _TLS_1_3, _TLS_1_3))
+    return config
+
+
 class _Link:
     """The sending half of a connection to one peer."""
 
-    def __init__(self, peer: bytes, address: str, on_event: LinkEvent, limits: Limits) -> None:
+    def __init__(
+        self, peer: bytes, address: str, on_event: LinkEvent, limits: Limits, keys: Sequence[ClusterKey]
+    ) -> None:
         self.peer = peer
         self.address = address
         self._limits = limits
@@ -123,6 +149,10 @@ class _Link:
             reconnect_time_min=_RECONNECT_MIN_MS,
             reconnect_time_max=_RECONNECT_MAX_MS,
         )
+        self._dialled_at = time.monotonic()
+        if address.startswith(TLS_SCHEME):
+            self._tls = tls_config(keys, listens=False)
+            self.socket.tls_config = self._tls
         self.socket.add_post_pipe_connect_cb(self._on_added)
         self.socket.add_post_pipe_remove_cb(self._on_removed)
         self.socket.dial(address, block=False)
@@ -152,6 +182,12 @@ class _Link:
     @property
     def connected(self) -> bool:
         return bool(self._pipes)
+
+    @property
+    def shakes_hands(self) -> bool:
+        """Whether a TLS handshake may be under way."""
+        young = time.monotonic() - self._dialled_at < _HANDSHAKE_S
+        return young and not self._pipes and self.address.startswith(TLS_SCHEME)
 
     def _push(self) -> None:
         while self._queue and self._pipes and not self._closed:
@@ -186,6 +222,7 @@ class NngTransport:
         directory: private directory for the sockets of this machine's nodes.
         name: file name of this node's socket in it.
         tcp: host and port to listen at as well (port 0: any), or None.
+        keys: with which connections by TCP are secured, both ways; none: they are not (`--insecure`).
         limits: for sizes.
         on_event: told of connections, from threads of NNG's.
 
@@ -201,8 +238,10 @@ class NngTransport:
         tcp: tuple[str, int] | None,
         limits: Limits,
         on_event: LinkEvent,
+        keys: Sequence[ClusterKey] = (),
     ) -> None:
         self._limits = limits
+        self._keys = tuple(keys)
         self._on_event = on_event
         self._assembler = Assembler(limits)
         self._streams = itertools.count(int.from_bytes(os.urandom(7), "big"))
@@ -236,7 +275,7 @@ class NngTransport:
                 if link is None:
                     if self._closed or not addresses:
                         return
-                    link = self._links[peer] = _Link(peer, addresses[0], self._on_event, self._limits)
+                    link = self._links[peer] = _Link(peer, addresses[0], self._on_event, self._limits, self._keys)
         frames = list(cut(data, next(self._streams).to_bytes(8, "big"), self._limits))
         link.send(frames)
 
@@ -287,6 +326,10 @@ class NngTransport:
             self._closed = True
             links = list(self._links.values())
             self._links.clear()
+        # NNG was seen to abort the process when a socket was closed in the middle of a handshake.
+        deadline = time.monotonic() + _HANDSHAKE_S
+        while time.monotonic() < deadline and any(link.shakes_hands for link in links):
+            time.sleep(0.005)
         for link in links:
             link.close()
         self._inbox.close()
@@ -308,12 +351,17 @@ class NngTransport:
 
     def _listen_tcp(self, host: str, port: int) -> str:
         bracketed = f"[{host}]" if ":" in host else host
+        scheme = TCP_SCHEME
+        if self._keys:
+            scheme = TLS_SCHEME
+            self._tls = tls_config(self._keys, listens=True)
+            self._inbox.tls_config = self._tls
         try:
-            listener = self._inbox.listen(f"tcp://{bracketed}:{port}")
+            listener = self._inbox.listen(f"{scheme}{bracketed}:{port}")
         except pynng.NNGException as error:
             raise StartError(f"cannot listen at {host}:{port}: {error}") from error
         # pynng hands out the port in the byte order of the network.
-        return f"tcp://{bracketed}:{socket.ntohs(listener.local_address.port)}"
+        return f"{scheme}{bracketed}:{socket.ntohs(listener.local_address.port)}"
 
 
 # ------------------------------------------------------------------------------- exit and fork

@@ -16,7 +16,7 @@
     │   ├── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
     │   └── PoisonTaskError (BrokenExecutor)  one node after the other died with the task
     ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
-    ├── JoinRefusedError                      a cluster did not let this node in
+    ├── JoinRefusedError (BrokenExecutor)     a cluster did not let this node in
     └── ProtocolError
         ├── LocalProtocolError                this side asked the protocol for the impossible
         └── RemoteProtocolError               a peer sent something that no peer may send
@@ -188,7 +188,7 @@ class InitializerError(P2PScoopError, BrokenExecutor):
     """The initializer of an `Executor` raised on a node, so that no task can run."""
 
 
-class JoinRefusedError(P2PScoopError):
+class JoinRefusedError(P2PScoopError, BrokenExecutor):
     """A member of the cluster refused this node; the message gives its reason."""
 
 

@@ -20,11 +20,12 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
+from p2pscoop._attachment import JOIN_S, Attachment, attachment, explain
 from p2pscoop._calls import Calls, checked_size, is_sized
 from p2pscoop._core.limits import Limits
 from p2pscoop._future import PATH_SIZE
@@ -51,12 +52,21 @@ _AHEAD_PER_NODE = 64
 class _Engine:
     """Pool, runtime and supervisor of one executor. It outlives the executor until all its futures have ended."""
 
-    def __init__(self, nodes: int, program: bytes, limits: Limits) -> None:
-        self._nodes = nodes
+    def __init__(
+        self, nodes: int, program: bytes, limits: Limits, attached: Attachment | None, *, initializes: bool
+    ) -> None:
+        self._nodes = nodes if attached is None else 0
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
         self._directory = _machine.make_directory()
-        self.pool = Pool(lambda: self.runtime.feed(), lambda serial: self.runtime.settled_at_home(serial), _path())
+        self.pool = Pool(
+            lambda: self.runtime.feed(),
+            lambda serial: self.runtime.settled_at_home(serial),
+            _path(),
+            lambda: self.runtime.node.id,
+            initializes=initializes,
+        )
         try:
             self.runtime = Runtime(
                 self.pool,
@@ -67,15 +77,21 @@ class _Engine:
                 runs_tasks=False,
                 limits=limits,
                 program=program,
+                **({} if attached is None else _membership(attached)),
             )
             self.runtime.start()
-            self._supervisor = spawn_supervisor(
-                local_nodes(self._directory, nodes), _machine.limited_environment(nodes)
-            )
+            if attached is None:
+                self._supervisor = spawn_supervisor(
+                    local_nodes(self._directory, nodes), _machine.limited_environment(nodes)
+                )
+                threading.Thread(target=self._watch, name="p2pscoop-watch", daemon=True).start()
+            elif not self.pool.member.wait(JOIN_S):
+                problem = explain(attached)
+                self.runtime.stop()
+                raise problem
         except BaseException:
             _machine.remove_directory(self._directory)
             raise
-        threading.Thread(target=self._watch, name="p2pscoop-watch", daemon=True).start()
         _engines.add(self)
 
     @property
@@ -101,6 +117,7 @@ class _Engine:
         return self.runtime.statistics()
 
     def _watch(self) -> None:
+        assert self._supervisor is not None
         self._supervisor.wait()
         if not self._stopped:
             self.pool.fail_all(
@@ -123,13 +140,23 @@ class _Engine:
                 return
             self._stopped = True
             self.runtime.stop()
-            stop_supervisor(self._supervisor)
+            if self._supervisor is not None:
+                stop_supervisor(self._supervisor)
             _machine.remove_directory(self._directory)
         _engines.discard(self)
 
     def finish_in_background(self) -> None:
         """As `finish`, but return at once."""
         threading.Thread(target=self.finish, name="p2pscoop-finish", daemon=True).start()
+
+
+def _membership(attached: Attachment) -> dict[str, Any]:
+    return {
+        "seeds": attached.seeds,
+        "tcp": (attached.listen, 0),
+        "keys": attached.keys,
+        "cluster": attached.cluster,
+    }
 
 
 _engines: set[_Engine] = set()
@@ -146,12 +173,16 @@ class Executor(concurrent.futures.Executor):
         max_workers: number of nodes  [default: `P2PSCOOP_NODES`, else the usable cores].
         initializer: called on each node before its first task. If it raises, the executor is broken.
         initargs: its positional arguments.
+        seed: HOST:PORT of a node of a standing cluster, or several; its nodes are used, and none started
+            [default: `P2PSCOOP_SEED`, else nodes of one's own].
+        key: text of the cluster's key, as `p2pscoop keygen` writes it  [default: as that command left it].
         retries: how often a call is started again when the node that has it dies, before it ends with
             `PoisonTaskError`. With 0, whatever a dead node had fails; the default bears nodes that are killed for
             other reasons.
 
     Raises:
         ValueError: `max_workers` is not positive, or beyond all measure, or `retries` is negative.
+            A seed or a key that cannot be used is one, too (`ConfigurationError`).
         TypeError: `max_workers` or `retries` is not an integer, or `initializer` not callable.
 
     Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
@@ -167,6 +198,8 @@ class Executor(concurrent.futures.Executor):
         *,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        seed: str | Sequence[str] | None = None,
+        key: str | None = None,
         retries: int = Limits().deaths_max - 1,
     ) -> None:
         retries = operator.index(retries)
@@ -182,6 +215,7 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError(f"max_workers must be <= {_machine.NODES_MAX}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        self._attached = attachment(seed, key)
         self._nodes = max_workers
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -337,7 +371,11 @@ class Executor(concurrent.futures.Executor):
             self._engine = NestedEngine(self._initializer, self._initargs, self._token)
             return self._engine
         engine = self._engine = _Engine(
-            self._nodes, encode_program(self._initializer, self._initargs), self._limits
+            self._nodes,
+            encode_program(self._initializer, self._initargs),
+            self._limits,
+            self._attached,
+            initializes=self._initializer is not None,
         )
         # An executor that is forgotten without a shutdown still has its futures to see to.
         self._finalizer = weakref.finalize(self, engine.finish_in_background)

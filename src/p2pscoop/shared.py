@@ -23,9 +23,9 @@ from functools import partial
 from typing import Any
 
 from p2pscoop import _local
-from p2pscoop._constants import Answer, AnswerKind, define, fetch, have, read_answer
+from p2pscoop._constants import Answer, AnswerKind, Constants, define, fetch, have, read_answer
 from p2pscoop._core.ids import NodeId
-from p2pscoop._future import DONE, Future, make_future
+from p2pscoop._future import DONE, Future, make_future, program_of
 from p2pscoop._home import Home
 from p2pscoop._payload import decode_constant, encode_constant
 from p2pscoop._runtime import NO_QUESTION
@@ -54,7 +54,7 @@ def set_const(**constants: Any) -> None:
         TypeError: a constant of that name exists.
         NotPicklableError: a value does not pickle.
         PayloadTooLargeError: a value is larger than the limit of 2 GiB.
-        ConfigurationError: the cluster runs several programs, or more constants than 10,000 were defined.
+        ConfigurationError: more constants than 10,000 were defined.
         ShutdownError: the origin is gone.
     """
     home = _home()
@@ -68,7 +68,7 @@ def set_const(**constants: Any) -> None:
     origin = _origin(home)
     token = os.urandom(_TOKEN_SIZE)
     if origin == home.runtime.node.id:
-        answer: Answer | None = home.runtime.constants.define(token, pickles)
+        answer: Answer | None = _constants(home).define(token, pickles)
     else:
         answer = _ask(home, origin, define(token, pickles))
     if answer is None:
@@ -77,7 +77,7 @@ def set_const(**constants: Any) -> None:
         raise TypeError(f"the constant {answer.content!r} exists already: a constant is defined once")
     if answer.kind == AnswerKind.FULL:
         raise ConfigurationError("too many constants: put them into one dictionary, and share that")
-    home.runtime.constants.values.update(constants)
+    _constants(home).values.update(constants)
 
 
 def get_const(name: str, timeout: float | None = 0.1) -> Any:
@@ -92,11 +92,10 @@ def get_const(name: str, timeout: float | None = 0.1) -> Any:
         The value; None if it is not defined in time.
 
     Raises:
-        ConfigurationError: the cluster runs several programs.
         ShutdownError: the origin is gone.
     """
     home = _home()
-    values = home.runtime.constants.values
+    values = _constants(home).values
     # For a large share of all calls that is all.
     if name in values:
         return values[name]
@@ -126,42 +125,46 @@ def _home() -> Home:
     return scheduler.hooks
 
 
+def _program(home: Home) -> NodeId:
+    """The origin whose program the running task belongs to: it decides what is defined."""
+    return program_of(home.scheduler.task, home.runtime.node.id)
+
+
+def _constants(home: Home) -> Constants:
+    return home.runtime.constants(_program(home))
+
+
 def _origin(home: Home) -> NodeId:
-    """The node that decides what is defined."""
-    membership = home.runtime.node.membership
-    origins = membership.origins()
-    if not origins:
+    origin, node = _program(home), home.runtime.node
+    if origin != node.id and not node.membership.is_alive(origin):
         raise ShutdownError("the origin is gone: nothing can be shared any more")
-    if len(origins) > 1:
-        raise ConfigurationError(
-            f"{len(origins)} programs run on this cluster, and constants belong to one: pass values as arguments"
-        )
-    return origins[0]
+    return origin
 
 
-_fetches: dict[str, Future[Any]] = {}
+_fetches: dict[tuple[NodeId, str], Future[Any]] = {}
 """What tasks of this node are asking for: others wait for the same answer. Only for the home thread."""
 
 
 def _get(home: Home, name: str) -> Answer:
     """Bring a constant here, if it is defined and can be had now. What came of it."""
-    running = _fetches.get(name)
+    key = _program(home), name
+    running = _fetches.get(key)
     if running is not None and running._scheduler is home.scheduler:
         return running.result()  # type: ignore[no-any-return]  # it is what is set below
-    fetching = _fetches[name] = _promise(home)
+    fetching = _fetches[key] = _promise(home)
     answer = Answer(AnswerKind.BUSY)  # For those who wait, should this end by an exception.
     try:
         answer = _fetch(home, name)
         if answer.kind == AnswerKind.VALUE:
-            home.runtime.constants.values[name] = decode_constant(answer.content)
+            _constants(home).values[name] = decode_constant(answer.content)
     finally:
-        del _fetches[name]
+        del _fetches[key]
         home.scheduler.end(fetching, DONE, Answer(answer.kind))
     return answer
 
 
 def _fetch(home: Home, name: str) -> Answer:
-    constants = home.runtime.constants
+    constants = _constants(home)
     data = constants.pickle_of(name)
     if data is not None:
         return Answer(AnswerKind.VALUE, data)
@@ -178,7 +181,7 @@ def _fetch(home: Home, name: str) -> Answer:
         raise ShutdownError("the origin is gone: nothing that is shared can be had any more")
     if answer.kind == AnswerKind.VALUE and constants.is_large(answer.content):
         constants.keep(name, answer.content)
-        home.runtime.ask(origin, NO_QUESTION, have(name))
+        home.runtime.ask(origin, NO_QUESTION, origin + have(name))
     return answer
 
 
@@ -191,7 +194,7 @@ def _ask(home: Home, peer: NodeId, question: bytes, *, patience_s: float = math.
     pause = _RESEND_S
     try:
         while runtime.node.membership.is_alive(peer) and time.monotonic() < give_up_at:
-            runtime.ask(peer, query, question)
+            runtime.ask(peer, query, _program(home) + question)
             try:
                 return read_answer(reply.result(pause))
             except TimeoutError:

@@ -20,11 +20,9 @@ pytestmark = pytest.mark.skipif(
 NEAR, FAR = "10.213.7.1", "10.213.7.2"
 PORT = 7713
 
-# The commands take loopback addresses only, as long as nothing is encrypted; here they take others.
 ORIGIN = f"""
     import sys
     from p2pscoop.cli import _main
-    _main._check_insecure = lambda *_: None
     _main.main(["run", "-n", "2", "--listen", "{NEAR}:{PORT}", "--insecure", *sys.argv[1:]])
 """
 NODES = f"""

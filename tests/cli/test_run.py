@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import TIMEOUT_S, Script, eventually, nodes_of
+from tests.conftest import TIMEOUT_S, Script, eventually
 
 WriteScript = Callable[..., Script]
 
@@ -235,25 +236,16 @@ def test_a_warning_of_the_scheduler_is_for_the_script(script: WriteScript) -> No
     assert (process.returncode, out, err) == (3, "1\n", "")
 
 
-def test_a_killed_launcher_leaves_nothing(script: WriteScript) -> None:
+def test_a_killed_launcher_leaves_nothing(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = f"killed launcher {os.getpid()}"
+    monkeypatch.setenv("MARK", mark)
     process = script(LONG).start(nodes=3)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.kill()
     process.communicate(timeout=TIMEOUT_S)
     # `nothing_left_behind` looks for descendants; these have been orphaned.
-    eventually(lambda: not orphans_of(str(script)) and not running(process.args[-1]))
-
-
-def running(path: str) -> list[str]:
-    """Command lines of processes that name this file."""
-    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in lines.splitlines() if str(path) in line]
-
-
-def orphans_of(_: str) -> list[str]:
-    lines = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in lines.splitlines() if line.split()[0] == "1" and "p2pscoop._node" in line]
+    eventually(lambda: not marked(mark))
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -269,14 +261,21 @@ def orphans_of(_: str) -> list[str]:
         (["run"], "SCRIPT is missing"),
         (["run", "--listen", "nowhere", __file__], "'nowhere' is not HOST:PORT"),
         (["run", "--listen", "127.0.0.1:70000", __file__], "'70000' in '127.0.0.1:70000' is not a port"),
-        (["run", "--listen", "127.0.0.1:7700", __file__], "add --insecure"),
-        (["run", "--listen", "0.0.0.0:7700", "--insecure", __file__], "0.0.0.0 is not a loopback address"),
-        (["join"], "Missing option '--seed'"),
+        (
+            ["run", "--listen", "127.0.0.1:7700", "--cluster", "c1", __file__],
+            "there is no key of the cluster 'c1'",
+        ),
+        (["run", "--listen", "127.0.0.1:7700", "--key-file", "/no/such", __file__], "key file /no/such: No such"),
+        (["run", "--key-file", "/dev/null", "--insecure", __file__], "contradict each other"),
+        (["run", "--cluster", "a b", __file__], "'a b' cannot be the name of a cluster"),
+        (["run", "--listen", "0.0.0.0:7700", "--insecure", __file__], "0.0.0.0 stands for all interfaces"),
+        (["join"], "give --seed HOST:PORT"),
+        (["join", "--listen", "[::]:7700", "--insecure"], ":: stands for all interfaces"),
         (["join", "--seed", "127.0.0.1:7700", "-n", "0", "--insecure"], "0 is not in the range 1<=x<=10000"),
         (["join", "--seed", "127.0.0.1", "--insecure"], "'127.0.0.1' is not HOST:PORT"),
         (["join", "--seed", "127.0.0.1:0", "--insecure"], "not a port from 1"),
-        (["join", "--seed", "127.0.0.1:7700"], "add --insecure"),
-        (["join", "--seed", "example.org:7700", "--insecure"], "example.org is not a loopback address"),
+        (["join", "--seed", "127.0.0.1:7700", "--cluster", "c1"], "run `p2pscoop keygen --name c1`"),
+        (["join", "--seed", "no.such.invalid:7700", "--insecure"], "'no.such.invalid' is not the name or address"),
         (["frobnicate"], "'frobnicate' does not exist"),
     ],
 )
@@ -359,24 +358,25 @@ def test_a_session_may_be_shut_down_and_started_again(script: WriteScript) -> No
 
 def test_a_killed_script_leaves_nothing(script: WriteScript) -> None:
     program = script(LONG)
-    environment = {**os.environ, "P2PSCOOP_NODES": "3"}
+    mark = f"killed script {os.getpid()}"
+    environment = {**os.environ, "P2PSCOOP_NODES": "3", "MARK": mark}
     process = subprocess.Popen(program.command(), stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    eventually(lambda: len(nodes_of()) == 2)
-    # By their ids: other programs of this machine may have nodes as well.
-    nodes = nodes_of()
+    eventually(lambda: len(marked(mark)) >= 4)  # Script, supervisor and two nodes.
     process.kill()
     process.communicate(timeout=TIMEOUT_S)
-    eventually(lambda: not any(alive(pid) for pid in nodes))
+    eventually(lambda: not marked(mark))
 
 
-def alive(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended without being asked how."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except OSError:
-        return False
+def marked(mark: str) -> list[int]:
+    """The processes with this in their environment, whoever their parent is by now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"MARK={mark}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_ctrl_c_in_a_plain_script(script: WriteScript) -> None:

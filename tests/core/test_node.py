@@ -20,7 +20,6 @@ from p2pscoop._core.effects import (
     Joined,
     Passed,
     Poisoned,
-    Prepare,
     Refused,
     Released,
     Report,
@@ -29,10 +28,11 @@ from p2pscoop._core.effects import (
     Settle,
     StatusArrived,
     Surrender,
+    TurnedAway,
     Withdraw,
 )
 from p2pscoop._core.ids import NOBODY, TaskKey, Token
-from p2pscoop._core.limits import Limits
+from p2pscoop._core.limits import PROTOCOL_VERSION, Limits
 from p2pscoop._core.messages import (
     Accept,
     Cancel,
@@ -74,10 +74,17 @@ def info(name: str, *, origin: bool = False, version: str = "1") -> PeerInfo:
     return PeerInfo(name.encode().ljust(8, b"."), name, (f"fake:{name}",), "", origin, True, "host", 1, version)
 
 
-def new_node(name: str, limits: Limits = LIMITS, *, founder: bool = False, python: str = "3.x") -> Node:
-    program = b"program" if founder else None
+def new_node(
+    name: str,
+    limits: Limits = LIMITS,
+    *,
+    founder: bool = False,
+    python: str = "3.x",
+    cluster: str = "",
+    stays: bool = False,
+) -> Node:
     me = info(name, origin=founder)
-    return Node(me, random.Random(name), limits, python=python, founder=founder, program=program)
+    return Node(me, random.Random(name), limits, python=python, founder=founder, cluster=cluster, stays=stays)
 
 
 class Cluster:
@@ -166,13 +173,12 @@ def kinds(effects: list[Effect]) -> list[type]:
 def test_a_node_is_let_in_and_introduces_itself() -> None:
     origin, node = new_node("origin", founder=True), new_node("node")
     (asked,) = node.start(0.0)
-    assert asked == SendToSeeds(Join(node.info, "3.x"))
+    assert asked == SendToSeeds(node.greeting())
     arrived, welcome = origin.receive(0.1, Envelope(node.id, NOBODY, asked.message))
     assert arrived == Arrived(node.info)
     assert isinstance(welcome, Send)
     effects = node.receive(0.2, Envelope(origin.id, node.id, welcome.message))
-    assert kinds(effects) == [Prepare, Arrived, Send, Joined]
-    assert effects[0] == Prepare(origin.id, b"program")
+    assert kinds(effects) == [Arrived, Send, Joined]
     assert node.joined
     assert node.receive(0.3, Envelope(origin.id, node.id, welcome.message)) == []
 
@@ -186,15 +192,72 @@ def test_a_join_is_repeated_until_it_is_answered() -> None:
 
 @pytest.mark.parametrize(
     ("python", "version", "reason"),
-    [("2.7", "1", "runs Python 3.x, this node Python 2.7"), ("3.x", "0", "runs p2pscoop 1, this node 0")],
+    [
+        ("2.7", "1", "runs Python 3.x, this node Python 2.7"),
+        ("3.x", "0", "runs p2pscoop 1 (protocol 1), this node 0"),
+    ],
 )
 def test_another_version_is_refused(python: str, version: str, reason: str) -> None:
     origin, stranger = new_node("origin", founder=True), info("node", version=version)
-    (refusal,) = origin.receive(0.0, Envelope(stranger.id, NOBODY, Join(stranger, python)))
+    turned_away, refusal = origin.receive(0.0, Envelope(stranger.id, NOBODY, Join(stranger, python)))
+    assert isinstance(turned_away, TurnedAway)
     assert isinstance(refusal, Send)
+    assert reason in turned_away.reason
     (refused,) = new_node("node").receive(0.0, Envelope(origin.id, stranger.id, refusal.message))
     assert isinstance(refused, Refused)
     assert reason in refused.reason
+
+
+def test_another_protocol_is_refused() -> None:
+    origin, stranger = new_node("origin", founder=True), info("node")
+    join = Join(stranger, "3.x", protocol=PROTOCOL_VERSION + 1)
+    turned_away, _ = origin.receive(0.0, Envelope(stranger.id, NOBODY, join))
+    assert isinstance(turned_away, TurnedAway)
+    assert f"protocol {PROTOCOL_VERSION + 1}" in turned_away.reason
+
+
+def test_another_cluster_is_refused() -> None:
+    origin, node = new_node("origin", founder=True, cluster="ours"), new_node("node", cluster="theirs")
+    turned_away, _ = origin.receive(0.0, Envelope(node.id, NOBODY, node.greeting()))
+    assert isinstance(turned_away, TurnedAway)
+    assert "another cluster" in turned_away.reason
+
+
+def test_whoever_joins_residents_becomes_one_if_it_may() -> None:
+    for stays in (True, False):
+        founder, node = new_node("founder", founder=True), new_node("node", stays=stays)
+        founder.membership.describe(founder.info._replace(resident=True))
+        (asked,) = node.start(0.0)
+        assert isinstance(asked, SendToSeeds)
+        answers = founder.receive(0.0, Envelope(node.id, NOBODY, asked.message))
+        for answer in answers:
+            if isinstance(answer, Send):
+                node.receive(0.0, Envelope(founder.id, node.id, answer.message))
+        assert node.info.resident is stays
+        assert set(node.membership.residents()) == ({founder.id, node.id} if stays else {founder.id})
+
+
+def test_two_clusters_that_meet_become_one() -> None:
+    """One of them greets; everybody on both sides hears of everybody at once, without waiting for gossip."""
+    nodes = {name: new_node(name, founder=True) for name in ("ann", "bob", "eve", "joe")}
+    by_id = {node.id: node for node in nodes.values()}
+
+    def run(effects: list[Effect], sender: Node) -> None:
+        for effect in effects:
+            if isinstance(effect, Send) and effect.recipient.id in by_id:
+                peer = by_id[effect.recipient.id]
+                run(peer.receive(0.0, Envelope(sender.id, peer.id, effect.message)), peer)
+
+    def greet(caller: str, callee: str) -> None:
+        node = nodes[caller]
+        run(nodes[callee].receive(0.0, Envelope(node.id, NOBODY, node.greeting())), nodes[callee])
+
+    greet("ann", "bob")
+    greet("eve", "joe")
+    assert len(nodes["ann"].membership.alive_peers()) == 1
+    greet("bob", "eve")
+    for node in nodes.values():
+        assert len(node.membership.alive_peers()) == 3
 
 
 def test_a_join_in_the_name_of_another_is_ignored() -> None:

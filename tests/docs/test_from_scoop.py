@@ -38,7 +38,7 @@ def test_every_option_of_the_command_is_told() -> None:
     from p2pscoop.cli._main import run
 
     told = {option for name, *_ in ROWS for option in re.findall(r"`(--?[a-z-]+)", name)}
-    beyond_scoop = {"--listen", "--insecure"}
+    beyond_scoop = {"--listen", "--insecure", "--cluster", "--key-file"}
     given = {name for param in run.params if param.param_type_name == "option" for name in param.opts}
     assert given - beyond_scoop - {"--verbose", "--quiet"} <= told | {"-v", "-q"}
 

@@ -97,6 +97,7 @@ def far_servers(tmp_path: Path) -> Iterator[list[Server]]:
         pytest.skip("NO NETWORK NAMESPACES: they need root and iproute2")
     servers: list[Server] = []
     names: list[str] = []
+    links: list[str] = []
     try:
         for index in (1, 2):
             name = f"p2ps{os.getpid()}-{index}"
@@ -105,6 +106,7 @@ def far_servers(tmp_path: Path) -> Iterator[list[Server]]:
                 pytest.skip(f"NO NETWORK NAMESPACES: {made.stderr.decode().strip()}")
             names.append(name)
             link, subnet = f"p2{os.getpid() % 100000}{index}", f"10.213.{index}"
+            links.append(f"{link}a")
             for command in (
                 f"link add {link}a type veth peer name {link}b netns {name}",
                 f"addr add {subnet}.1/24 dev {link}a",
@@ -122,6 +124,8 @@ def far_servers(tmp_path: Path) -> Iterator[list[Server]]:
     finally:
         for started in servers:
             stop_server(started)
+        for link in links:
+            ip(f"link del {link}")  # With the namespace it would go too, but later.
         for name in names:
             ip(f"netns del {name}")
 

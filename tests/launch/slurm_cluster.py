@@ -129,8 +129,8 @@ def running(directory: Path) -> Iterator[Cluster]:
     if reason is not None:
         pytest.skip(reason)
     with _namespaces() as (names, addresses):
-        # Not `ip netns exec`: it mounts a new /sys, and slurmd wants the control groups of the old one.
-        prefixes = [("nsenter", f"--net=/run/netns/{name}") for name in names]
+        prefixes = [_inside(name, directory / "hosts") for name in names]
+        _write_hosts(directory / "hosts", addresses)
         ssh_directory = directory / "ssh"
         ssh_directory.mkdir()
         server = start_server(ssh_directory, addresses[1], prefixes[1])
@@ -168,6 +168,21 @@ def running(directory: Path) -> Iterator[Cluster]:
             stop_server(server)
 
 
+def _inside(name: str, hosts: Path) -> tuple[str, ...]:
+    """What runs a command in a namespace, with names for its hosts.
+
+    Not `ip netns exec`: it mounts a new /sys, and slurmd wants the control groups of the old one.
+    """
+    mount = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    return ("nsenter", f"--net=/run/netns/{name}", "unshare", "--mount", "sh", "-c", mount, "sh")
+
+
+def _write_hosts(path: Path, addresses: list[str]) -> None:
+    lines = [f"127.0.0.1 localhost {os.uname().nodename}"]
+    lines += [f"{address} h{index}" for index, address in enumerate(addresses, 1)]
+    path.write_text("\n".join(lines) + "\n")
+
+
 def _idle(cluster: Cluster) -> bool:
     done = cluster.attempt("sinfo", "--noheader", "--Node", "--format=%T")
     return done.stdout.split() == ["idle", "idle"]
@@ -192,9 +207,9 @@ def _write_files(directory: Path, addresses: list[str], server: Server) -> None:
     (directory / "slurm.conf").write_text(
         _CONFIG.format(directory=directory, controller=addresses[0], second=addresses[1], machine=machine)
     )
-    # What a user has in ~/.ssh, and a site in its name service.
+    # What a user has in ~/.ssh.
     (directory / "ssh_config").write_text(
-        f"Host h2\n HostName {server.address}\n Port {server.port}\n User {server.user}\n"
+        f"Host h2\n HostKeyAlias [{server.address}]:{server.port}\n Port {server.port}\n User {server.user}\n"
         f" IdentityFile {server.identity}\n IdentitiesOnly yes\n UserKnownHostsFile {server.known_hosts}\n"
         " GlobalKnownHostsFile /dev/null\n ConnectTimeout 10\n"
     )

@@ -79,8 +79,7 @@ def test_what_is_about_brokers_is_accepted_with_a_line_each(script: WriteScript)
         (("--hostfile", "/no/such/file"), "--hostfile: /no/such/file cannot be read: No such file"),
         (("--hostfile", "/dev/null"), "/dev/null names no host"),
         (("--hostfile", "/dev/null", "--hosts", "a"), "--hosts and --hostfile name hosts twice"),
-        (("--hosts", "far.example"), "add --insecure"),
-        (("--hosts", "far.example", "--insecure"), "or --tunnel for other hosts"),
+        (("--hosts", "localhost", "--key-file", "/no/such"), "key file /no/such: No such file"),
         (("--tunnel", "--rsh"), "--tunnel needs ssh"),
         (("--prolog", "/no/such/prolog"), "--prolog: /no/such/prolog ended with status"),
         (("--prolog", "/"), "--prolog: / is a directory, not a shell script"),
@@ -104,8 +103,8 @@ def test_without_a_script_the_next_step_is_told(options: tuple[str, ...]) -> Non
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
     assert "SCRIPT is missing" in said
-    assert "`p2pscoop run --listen HOST:PORT SCRIPT`" in said
-    assert "`p2pscoop join --seed HOST:PORT`" in said
+    assert "`p2pscoop join --listen ADDR:PORT`" in said
+    assert "P2PSCOOP_SEED=ADDR:PORT" in said
 
 
 def test_a_script_that_is_taken_for_a_host() -> None:
@@ -136,7 +135,7 @@ def test_a_script_that_cannot_be_run(tmp_path: Path, source: bytes, problem: str
 def test_tunnels_need_to_know_how_many(tmp_path: Path, script: WriteScript) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("far.example\n")
-    done = run("--tunnel", "--insecure", "--hostfile", str(hosts), str(script("print('ran')").path))
+    done = run("--tunnel", "--hostfile", str(hosts), str(script("print('ran')").path))
     assert done.returncode == 2
     assert "say how many there are on far.example" in " ".join(done.stderr.split())
 

@@ -95,17 +95,20 @@ def test_nodes_leave_when_slurm_says_that_time_is_nearly_up(
                 print("all work", flush=True)
         print("size", p2pscoop.SIZE)
     """)
-    options = ("-n", "1", "--listen", "127.0.0.1:7700", "--insecure")
-    computation = cluster.start("p2pscoop", "run", *options, str(program.path), str(stop))
+    key = f"--key-file={tmp_path / 'key'}"
+    cluster.run("p2pscoop", "keygen", key)
+    computation = cluster.start(
+        "p2pscoop", "run", "-n", "1", "--listen", "h1:7700", key, str(program.path), str(stop)
+    )
     try:
         assert computation.stdout is not None
         output = tmp_path / "out"
         job = submit(
             cluster,
             output,
-            "--nodelist=h1",
+            "--nodelist=h2",
             "--ntasks=1",
-            "--wrap=exec srun p2pscoop join --seed 127.0.0.1:7700 --insecure -n 2",
+            f"--wrap=exec srun p2pscoop join --seed h1:7700 {key} -n 2",
         )
         assert computation.stdout.readline() == "all work\n"
         # What --signal=USR1@60 does, at a time that the test chooses.

@@ -76,7 +76,6 @@ def start(script: Script, *options: str) -> subprocess.Popen[str]:
 def test_nodes_on_another_host_take_part(script: WriteScript, server: Server) -> None:
     done = run(
         script(WHO),
-        "--insecure",
         *server.options,
         "--hosts",
         "localhost",
@@ -99,7 +98,7 @@ def test_directory_prolog_pythonpath_niceness_and_debug(
     prolog.write_text("echo noise\nexport FROM_PROLOG='set by the prolog'\n")
     options = [
         *("--prolog", str(prolog), "--pythonpath", "/some/where", "--nice", "3", "--debug", "-q"),
-        *("--hosts", "localhost", server.host, "--insecure", *server.options),
+        *("--hosts", "localhost", server.host, *server.options),
     ]
     done = run(script(WHO), *options, arguments=("2",))
     assert done.returncode == 0, done.stderr
@@ -112,7 +111,7 @@ def test_a_hostfile_with_a_port(script: WriteScript, server: Server, tmp_path: P
     hosts.write_text(f"localhost 1\n{server.host}:{server.port} 1  # ours\n")
     pairs = zip(server.options[::2], server.options[1::2], strict=True)
     options = [word for pair in pairs if not pair[1].startswith("Port=") for word in pair]
-    done = run(script(WHO), "--hostfile", str(hosts), "--insecure", *options, arguments=("2",))
+    done = run(script(WHO), "--hostfile", str(hosts), *options, arguments=("2",))
     assert done.returncode == 0, done.stderr
     assert "\n127.0.0.1.1 origin\n" in done.stdout
 
@@ -123,7 +122,7 @@ def test_hosts_of_a_scheduler_are_found(
     nodes = tmp_path / "nodes"
     nodes.write_text(f"localhost\n{server.host}\n{server.host}\n")
     monkeypatch.setenv("PBS_NODEFILE", str(nodes))
-    done = run(script(WHO), "--insecure", *server.options, arguments=("3",))
+    done = run(script(WHO), *server.options, arguments=("3",))
     assert done.returncode == 0, done.stderr
     assert "\n127.0.0.1.1 127.0.0.1.2 origin\n" in done.stdout
 
@@ -151,7 +150,7 @@ def test_a_host_that_cannot_be_used_stops_the_run_before_the_script(
     script: WriteScript, server: Server, change: Callable[[Server], tuple[str, ...]], problem: str
 ) -> None:
     program = script("print('the script ran')")
-    done = run(program, "--insecure", "--hosts", "localhost:2", server.host, *change(server))
+    done = run(program, "--hosts", "localhost:2", server.host, *change(server))
     assert done.returncode != 0
     assert problem in done.stderr
     assert done.stdout == ""
@@ -162,9 +161,7 @@ def test_a_host_that_cannot_be_used_stops_the_run_before_the_script(
 
 def test_the_others_go_on_if_that_is_allowed(script: WriteScript, server: Server) -> None:
     hosts = ("localhost", server.host, "somebody@127.0.0.1:3")
-    done = run(
-        script(WHO), "--allow-missing-hosts", "--insecure", *server.options, "--hosts", *hosts, arguments=("2",)
-    )
+    done = run(script(WHO), "--allow-missing-hosts", *server.options, "--hosts", *hosts, arguments=("2",))
     assert done.returncode == 0, done.stderr
     assert "somebody@127.0.0.1 cannot be reached" in done.stderr
     assert "\n127.0.0.1.1 origin\n" in done.stdout
@@ -179,7 +176,7 @@ def test_nothing_is_left_when_the_launcher_is_stopped(
     script: WriteScript, server: Server, number: signal.Signals
 ) -> None:
     before = descendants()
-    process = start(script(FOREVER), "--insecure", *server.options, "--hosts", "localhost", f"{server.host}:2")
+    process = start(script(FOREVER), *server.options, "--hosts", "localhost", f"{server.host}:2")
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     assert len(nodes_of()) == 2
@@ -205,7 +202,7 @@ def test_a_host_that_is_lost_is_said_and_loses_nothing(script: WriteScript, serv
         print("up", flush=True)
         print(sum(futures.map(work, range(600))), flush=True)
     """)
-    process = start(program, "--insecure", *server.options, "--hosts", "localhost", f"{server.host}:2")
+    process = start(program, *server.options, "--hosts", "localhost", f"{server.host}:2")
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     for pid in remote_processes():
@@ -215,6 +212,15 @@ def test_a_host_that_is_lost_is_said_and_loses_nothing(script: WriteScript, serv
     assert process.returncode == 0, err
     assert out == f"{sum(range(600))}\n"
     assert re.search(rf"{re.escape(server.host)}: the connection ended with status \d+", err)
+
+
+def test_nodes_in_another_network_take_part(script: WriteScript, far_servers: list[Server]) -> None:
+    """Another host, with an address of its own, and no tunnel: by TLS, with a key that came through ssh."""
+    server = far_servers[0]
+    done = run(script(WHO), *server.options, "--hosts", "localhost:2", f"{server.host}:2", arguments=("4",))
+    assert done.returncode == 0, done.stderr
+    assert "\n10.213.1.2.1 10.213.1.2.2 n1 origin\n" in done.stdout
+    assert done.stderr == ""
 
 
 def test_tunnels_between_hosts_that_do_not_reach_each_other(
@@ -229,7 +235,7 @@ def test_tunnels_between_hosts_that_do_not_reach_each_other(
         *("--ssh-option", "GlobalKnownHostsFile=/dev/null", "--ssh-option", "IdentitiesOnly=yes", *keys),
     ]
     hosts = ("localhost:2", f"{first.host}:2", f"{second.host}:1")
-    done = run(script(WHO), "--tunnel", "--insecure", *options, "--hosts", *hosts, arguments=("5",))
+    done = run(script(WHO), "--tunnel", *options, "--hosts", *hosts, arguments=("5",))
     assert done.returncode == 0, done.stderr
     assert "\n10.213.1.2.1 10.213.1.2.2 10.213.2.2.1 n1 origin\n" in done.stdout
     assert done.stderr == ""

@@ -21,6 +21,7 @@ from p2pscoop._core.messages import Grant, Join, Leaving, NoWork, Refuse, Result
 from p2pscoop._core.values import GrantedTask, Outcome, OutcomeKind, PeerInfo, Spec, TaskResult
 from p2pscoop._local import current
 from p2pscoop._process_config import EXIT_REFUSED, NodeConfig
+from p2pscoop._security import DEFAULT_CLUSTER, cluster_tag
 
 LIMITS = Limits()
 STRANGER = b"STRANGER"
@@ -104,7 +105,7 @@ def test_nodes_of_another_version_are_refused_and_told_why(
     with pynng.Pull0(recv_timeout=10_000) as inbox:
         port = socket.ntohs(inbox.listen("tcp://127.0.0.1:0").local_address.port)
         info = info_of(STRANGER, f"tcp://127.0.0.1:{port}")._replace(version=version or __version__)
-        join = Join(info, python or _machine.python_version())
+        join = Join(info, python or _machine.python_version(), cluster_tag(DEFAULT_CLUSTER))
         send(address, encode(Envelope(STRANGER, NOBODY, join), LIMITS))
         answer = decode(inbox.recv(), LIMITS).message
     assert isinstance(answer, Refuse)

@@ -6,6 +6,9 @@ and the payloads one after the other:
     header = [kind, sender, recipient, fields, [length of each payload]]
 
 A message longer than a frame travels in pieces (`fragments`). The first byte of a frame tells which it is.
+
+`Join` and `Refuse` begin with another byte, which stays what it is when the protocol changes, as their first
+fields do: so nodes of different versions can tell each other that they do not match.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ import msgpack
 from p2pscoop._core.fields import MalformedError
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._core.limits import NODE_ID_SIZE, PROTOCOL_VERSION, Limits
-from p2pscoop._core.messages import Message, pack, unpack
+from p2pscoop._core.messages import Join, Message, Refuse, pack, unpack
 from p2pscoop.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = ["MESSAGE_MARK", "Envelope", "decode", "encode"]
 
 MESSAGE_MARK = 0x50 + PROTOCOL_VERSION
 """First byte of every whole message."""
+
+_GREETING_MARK = 0x50
+"""First byte of `Join` and `Refuse`, in every version."""
+_GREETINGS = (Join, Refuse)
+_GREETING_KINDS = tuple(message.KIND for message in _GREETINGS)
 
 _PREFIX_SIZE = 5
 
@@ -51,7 +59,8 @@ def encode(envelope: Envelope, limits: Limits) -> bytes:
             f"header of {type(envelope.message).__name__} has {len(header)} bytes, "
             f"the limit is {limits.header_max}"
         )
-    data = b"".join((bytes((MESSAGE_MARK,)), len(header).to_bytes(4, "big"), header, *blobs))
+    mark = _GREETING_MARK if isinstance(envelope.message, _GREETINGS) else MESSAGE_MARK
+    data = b"".join((bytes((mark,)), len(header).to_bytes(4, "big"), header, *blobs))
     if len(data) > limits.message_max:
         raise LocalProtocolError(
             f"{type(envelope.message).__name__} has {len(data)} bytes, the limit is {limits.message_max}"
@@ -65,7 +74,7 @@ def decode(data: bytes, limits: Limits) -> Envelope:
     Raises:
         RemoteProtocolError: they are no message of this protocol version.
     """
-    if len(data) < _PREFIX_SIZE or data[0] != MESSAGE_MARK:
+    if len(data) < _PREFIX_SIZE or data[0] not in (MESSAGE_MARK, _GREETING_MARK):
         raise RemoteProtocolError(
             f"not a message of protocol version {PROTOCOL_VERSION}: {len(data)} bytes that start with "
             f"{data[:_PREFIX_SIZE].hex() or 'nothing'}"
@@ -84,6 +93,8 @@ def decode(data: bytes, limits: Limits) -> Envelope:
         kind, sender, recipient, fields, lengths = header
         if type(kind) is not int:
             raise MalformedError("kind is not an integer")
+        if (kind in _GREETING_KINDS) != (data[0] == _GREETING_MARK):
+            raise MalformedError(f"a message of kind {kind} does not begin like this")
         for node in (sender, recipient):
             if type(node) is not bytes or len(node) not in (NODE_ID_SIZE, len(NOBODY)):
                 raise MalformedError("sender or recipient is not a node id")

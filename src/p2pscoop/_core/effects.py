@@ -26,7 +26,6 @@ __all__ = [
     "Kept",
     "Passed",
     "Poisoned",
-    "Prepare",
     "Refused",
     "Released",
     "Report",
@@ -35,6 +34,7 @@ __all__ = [
     "Settle",
     "StatusArrived",
     "Surrender",
+    "TurnedAway",
     "Withdraw",
 ]
 
@@ -79,6 +79,14 @@ class Refused(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class TurnedAway(Effect):
+    """This node did not let a caller in."""
+
+    info: PeerInfo
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Arrived(Effect):
     """A peer is there."""
 
@@ -92,14 +100,6 @@ class Departed(Effect):
     info: PeerInfo
     reason: str | None
     failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare(Effect):
-    """Make this process ready for the tasks of a program: paths, initializer."""
-
-    origin: NodeId
-    program: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from p2pscoop._core.ids import NodeId, Token
+from p2pscoop._core.ids import NOBODY, NodeId, Token
 from p2pscoop._core.limits import NODE_ID_SIZE
 from p2pscoop._core.values import (
     GrantedTask,
@@ -132,7 +132,7 @@ def _unpack_entries(value: Any, _: list[bytes]) -> tuple[TaskEntry, ...]:
 def _pack_granted(value: tuple[GrantedTask, ...], packer: Packer) -> Any:
     add = packer.add
     return [
-        (owner, serial, token.attempt, token.hop, int(spec.kind), add(spec.code), add(spec.args))
+        (owner, serial, token.attempt, token.hop, int(spec.kind), add(spec.code), add(spec.args), spec.program)
         for owner, serial, token, spec in value
     ]
 
@@ -140,7 +140,7 @@ def _pack_granted(value: tuple[GrantedTask, ...], packer: Packer) -> Any:
 def _unpack_granted(value: Any, blobs: list[bytes]) -> tuple[GrantedTask, ...]:
     tasks = []
     for each in _rows(value):
-        owner, serial, attempt, hop, kind, code, args = row(each, 7)
+        owner, serial, attempt, hop, kind, code, args, program = row(each, 8)
         try:
             spec_kind = SpecKind(_uint(kind))
         except ValueError:
@@ -150,7 +150,7 @@ def _unpack_granted(value: Any, blobs: list[bytes]) -> tuple[GrantedTask, ...]:
                 _node_id(owner),
                 _uint(serial),
                 Token(_uint(attempt), _uint(hop)),
-                Spec(_blob(code, blobs), _blob(args, blobs), spec_kind),
+                Spec(_blob(code, blobs), _blob(args, blobs), spec_kind, _node_id(program) if program else NOBODY),
             )
         )
     return tuple(tasks)
@@ -180,7 +180,7 @@ def _pack_info(value: PeerInfo, _: Packer | None = None) -> Any:
 
 
 def _unpack_info(value: Any, _: list[bytes] | None = None) -> PeerInfo:
-    node, name, addresses, group, origin, runs_tasks, host, pid, version = row(value, 9)
+    node, name, addresses, group, origin, runs_tasks, host, pid, version, resident = row(value, 10)
     return PeerInfo(
         _node_id(node),
         _text(name),
@@ -190,6 +190,26 @@ def _unpack_info(value: Any, _: list[bytes] | None = None) -> PeerInfo:
         _bool(runs_tasks),
         _text(host),
         _uint(pid),
+        _text(version),
+        _bool(resident),
+    )
+
+
+def _pack_caller(value: PeerInfo, _: Packer | None = None) -> Any:
+    return [value.id, value.name, value.host, value.version, list(value.addresses)]
+
+
+def _unpack_caller(value: Any, _: list[bytes] | None = None) -> PeerInfo:
+    node, name, host, version, addresses = row(_rows(value)[:5], 5)
+    return PeerInfo(
+        _node_id(node),
+        _text(name),
+        tuple(_text(address) for address in _rows(addresses)),
+        "",
+        False,
+        False,
+        _text(host),
+        0,
         _text(version),
     )
 
@@ -210,21 +230,10 @@ def _unpack_members(value: Any, _: list[bytes]) -> tuple[MemberEntry, ...]:
     return tuple(entries)
 
 
-def _pack_programs(value: tuple[tuple[NodeId, bytes], ...], packer: Packer) -> Any:
-    return [(origin, packer.add(program)) for origin, program in value]
-
-
-def _unpack_programs(value: Any, blobs: list[bytes]) -> tuple[tuple[NodeId, bytes], ...]:
-    programs = []
-    for each in _rows(value):
-        origin, program = row(each, 2)
-        programs.append((_node_id(origin), _blob(program, blobs)))
-    return tuple(programs)
-
-
 ENTRIES = FieldType(_pack_entries, _unpack_entries)
 GRANTED = FieldType(_pack_granted, _unpack_granted)
 RESULTS = FieldType(_pack_results, _unpack_results)
 INFO = FieldType(_pack_info, _unpack_info)
+CALLER = FieldType(_pack_caller, _unpack_caller)
+"""Of an `INFO`, what versions of the protocol have in common: enough to answer that they do not match."""
 MEMBERS = FieldType(_pack_members, _unpack_members)
-PROGRAMS = FieldType(_pack_programs, _unpack_programs)

@@ -90,6 +90,17 @@ class Membership:
         """The rows of these nodes, as far as they are known."""
         return tuple(self._rows[node] for node in nodes if node in self._rows)
 
+    def residents(self) -> tuple[NodeId, ...]:
+        """The peers (and this node) that are there and stay when no program is."""
+        return tuple(
+            node for node, row in self._rows.items() if row.state is MemberState.ALIVE and row.info.resident
+        )
+
+    def describe(self, me: PeerInfo) -> None:
+        """This node tells something else of itself than before."""
+        row = self._rows[self._me]
+        self._rows[self._me] = MemberEntry(me, MemberState.ALIVE, row.incarnation + 1)
+
     def origins(self) -> tuple[NodeId, ...]:
         """The peers (and this node) that are there and submitted a program."""
         return tuple(

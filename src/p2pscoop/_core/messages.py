@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from p2pscoop._core.fields import (
     BLOB,
     BOOL,
+    CALLER,
     ENTRIES,
     GRANTED,
     INFO,
     MEMBERS,
     NODE_ID,
     OPTIONAL_UINT,
-    PROGRAMS,
     RESULTS,
     SERIALS,
     TEXT,
@@ -29,6 +29,7 @@ from p2pscoop._core.fields import (
     row,
 )
 from p2pscoop._core.ids import NodeId
+from p2pscoop._core.limits import PROTOCOL_VERSION
 from p2pscoop._core.values import GrantedTask, MemberEntry, PeerInfo, TaskEntry, TaskResult
 
 __all__ = [
@@ -70,23 +71,28 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Join(Message):
-    """A new node asks a seed to be let in."""
+    """A new node asks a seed to be let in; or one that is in shows itself to those that may be elsewhere.
+
+    On the wire, what all versions of the protocol have in common comes first, so that nodes that do not match can
+    say so to each other. Of a caller of another version, `info` has no more than that.
+    """
 
     KIND = 1
-    FIELDS = (INFO, TEXT)
     info: PeerInfo
     python: str
     """Major and minor version: pickles of code do not cross minor versions."""
+    cluster: str = ""
+    """Tag of its cluster's name."""
+    protocol: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """The answer to `Join`: who is there, and the programs that are being run."""
+    """The answer to `Join`: who is there."""
 
     KIND = 2
-    FIELDS = (MEMBERS, PROGRAMS)
+    FIELDS = (MEMBERS,)
     members: tuple[MemberEntry, ...]
-    programs: tuple[tuple[NodeId, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,12 +316,27 @@ MESSAGES: dict[int, type[Message]] = {
 }
 
 
+def _unpack_join(values: Any) -> Join:
+    if type(values) is not list or len(values) < len(_COMMON):
+        raise MalformedError("a greeting that is too short")
+    protocol, python, cluster, caller = (
+        field_type.unpack(value, []) for field_type, value in zip(_COMMON, values, strict=False)
+    )
+    if protocol != PROTOCOL_VERSION:
+        return Join(caller, python, cluster, protocol)
+    return Join(INFO.unpack(row(values, len(_COMMON) + 1)[-1], []), python, cluster)
+
+
+_COMMON = (UINT, TEXT, TEXT, CALLER)
 _FIELD_NAMES = {kind: tuple(each.name for each in fields(message)) for kind, message in MESSAGES.items()}
 
 
 def pack(message: Message) -> tuple[list[Any], list[bytes]]:
     """The fields of a message as msgpack's types, and its payloads."""
     packer = Packer()
+    if isinstance(message, Join):
+        common = [message.protocol, message.python, message.cluster, CALLER.pack(message.info, packer)]
+        return [*common, INFO.pack(message.info, packer)], []
     packed = [
         field_type.pack(getattr(message, name), packer)
         for field_type, name in zip(message.FIELDS, _FIELD_NAMES[message.KIND], strict=True)
@@ -328,6 +349,8 @@ def unpack(kind: int, values: Any, blobs: list[bytes]) -> Message:
     message_type = MESSAGES.get(kind)
     if message_type is None:
         raise MalformedError(f"unknown kind {kind}")
+    if message_type is Join:
+        return _unpack_join(values)
     checked = row(values, len(message_type.FIELDS))
     return message_type(
         *(field_type.unpack(value, blobs) for field_type, value in zip(message_type.FIELDS, checked, strict=True))

@@ -27,16 +27,16 @@ from p2pscoop._core.effects import (
     Effect,
     Enqueue,
     Joined,
-    Prepare,
     Refused,
     Report,
     Send,
     SendToSeeds,
     StatusArrived,
     Surrender,
+    TurnedAway,
 )
 from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
-from p2pscoop._core.limits import Limits
+from p2pscoop._core.limits import PROTOCOL_VERSION, Limits
 from p2pscoop._core.membership import Change, ChangeKind, Membership
 from p2pscoop._core.messages import (
     Accept,
@@ -65,6 +65,7 @@ from p2pscoop._core.messages import (
 from p2pscoop._core.post import Post
 from p2pscoop._core.stealing import Attempt, Thief, ThiefState, WaitingThieves
 from p2pscoop._core.values import (
+    MemberEntry,
     MemberState,
     Outcome,
     PeerInfo,
@@ -85,8 +86,10 @@ class Node:
         rng: own generator; never the caller's.
         limits: bounds and durations.
         python: major and minor version, compared with that of every node that wants to join.
-        founder: whether the node is a member without having been let in (it has no seeds).
-        program: what peers have to prepare before they run this node's tasks, pickled by the shell.
+        founder: whether the node is a member without having been let in.
+        cluster: tag of the cluster's name, compared likewise.
+        stays: whether the node becomes a resident if it joins a cluster that has some.
+        steals: whether the node looks for work; a program that uses a standing cluster runs nobody else's tasks.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Node:
         *,
         python: str,
         founder: bool,
-        program: bytes | None = None,
+        cluster: str = "",
+        stays: bool = False,
+        steals: bool = True,
     ) -> None:
         self.info = info
         self.limits = limits
@@ -110,8 +115,10 @@ class Node:
         self.joined = founder
         self.leaving = False
         self._python = python
+        self._cluster = cluster
+        self._stays = stays
+        self._steals = steals
         self._rng = rng
-        self._programs: dict[NodeId, bytes] = {} if program is None else {info.id: program}
         self._thief = Thief(info.id, rng, limits)
         self._waiting = WaitingThieves(limits)
         self._early_steals: dict[NodeId, Steal] = {}
@@ -240,7 +247,8 @@ class Node:
     def seek(self, now: float) -> list[Effect]:
         """The node has nothing to run: send what is finished, and look for work."""
         results = self._custodian.deliveries.flush(now, only_due=False)
-        if not self.joined or self.leaving or self._thief.state is not ThiefState.BUSY:
+        busy = self._thief.state is ThiefState.BUSY
+        if not self.joined or self.leaving or not self._steals or not busy:
             return self._post.all(results)
         if not results:
             return self._steal(self._thief.seek(now, self.membership.alive_peers()))
@@ -342,6 +350,10 @@ class Node:
         """A lent task is not wanted any more: its holder need not start it, and if `stop`, interrupts it."""
         return self._custodian.cancel(serial, stop=stop)
 
+    def greeting(self) -> Join:
+        """What this node says where others may be that it does not know."""
+        return Join(self.info, self._python, self._cluster)
+
     def peer_lost(self, now: float, peer: NodeId) -> list[Effect]:
         """The pipe to a peer was removed: its process is gone."""
         return self._apply(now, self.membership.die(peer))
@@ -379,43 +391,56 @@ class Node:
         info = message.info
         if info.id != sender or sender == self.id:
             return []
-        if message.python != self._python:
-            return [
-                Send(
-                    info,
-                    Refuse(
-                        f"the cluster runs Python {self._python}, this node Python {message.python}: "
-                        "code cannot be pickled from one to the other"
-                    ),
-                )
-            ]
-        if info.version != self.info.version:
-            return [
-                Send(
-                    info,
-                    Refuse(f"the cluster runs p2pscoop {self.info.version}, this node {info.version}"),
-                )
-            ]
+        reason = self._mismatch(message)
+        if reason is not None:
+            return [TurnedAway(info, reason), Send(info, Refuse(reason))]
         if self.leaving or not self.joined:
             return []  # It asks again, and finds another member or this one further on.
         effects = self._apply(now, self.membership.arrive(info))
-        welcome = Welcome(self.membership.rows(), tuple(self._programs.items()))
-        return [*effects, Send(info, welcome)]
+        return [*effects, Send(info, Welcome(self.membership.rows()))]
+
+    def _mismatch(self, caller: Join) -> str | None:
+        """Why a caller cannot be a member, if so."""
+        if caller.cluster != self._cluster:
+            return "this is another cluster, which has the same key: compare the names (--cluster)"
+        if caller.protocol != PROTOCOL_VERSION or caller.info.version != self.info.version:
+            return (
+                f"the cluster runs p2pscoop {self.info.version} (protocol {PROTOCOL_VERSION}), this node "
+                f"{caller.info.version} (protocol {caller.protocol}): install the same version"
+            )
+        if caller.python != self._python:
+            return (
+                f"the cluster runs Python {self._python}, this node Python {caller.python}: code cannot be "
+                "pickled from one to the other"
+            )
+        return None
 
     def _on_welcome(self, now: float, _: NodeId, message: Welcome) -> list[Effect]:
         if self.joined:
-            return []
+            return self._meet(now, message.members)
         self.joined = True
-        effects: list[Effect] = []
-        for origin, program in message.programs:
-            if origin not in self._programs:
-                self._programs[origin] = program
-                effects.append(Prepare(origin, program))
-        effects += self._apply(now, self.membership.merge(message.members))
+        if self._stays and any(row.state is MemberState.ALIVE and row.info.resident for row in message.members):
+            self.info = self.info._replace(resident=True)
+            self.membership.describe(self.info)
+        effects = self._apply(now, self.membership.merge(message.members))
         # Introduce this node before it asks anyone for anything: a stranger's steal has to wait.
         me = self.membership.row(self.id)
         assert me is not None
         return [*effects, *self._post.to_all(Sync((me,), answer=False)), Joined()]
+
+    def _meet(self, now: float, members: Sequence[MemberEntry]) -> list[Effect]:
+        """Two clusters find each other, or two parts of one: introduce them without gossip's delay."""
+        before = self.membership.alive_peers()
+        effects = self._apply(now, self.membership.merge(members))
+        new = [effect.info.id for effect in effects if isinstance(effect, Arrived)]
+        if not new:
+            return effects
+        ours, theirs = self.membership.rows_of(self.id, *before), self.membership.rows_of(*new)
+        for peer in new:
+            effects += self._post.to(peer, Sync(ours, answer=False))
+        for peer in before:
+            effects += self._post.to(peer, Sync(theirs, answer=False))
+        return effects
 
     def _on_refuse(self, _now: float, _sender: NodeId, message: Refuse) -> list[Effect]:
         return [] if self.joined else [Refused(message.reason)]
@@ -474,7 +499,7 @@ class Node:
 
     def _join(self, now: float) -> list[Effect]:
         self._join_at = now + self.limits.join_resend_s
-        return [] if self.joined else [SendToSeeds(Join(self.info, self._python))]
+        return [] if self.joined else [SendToSeeds(self.greeting())]
 
     def _sync(self, now: float) -> list[Effect]:
         self._sync_at = now + self.limits.sync_s * self._rng.uniform(0.75, 1.25)

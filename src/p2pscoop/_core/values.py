@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from p2pscoop._core.ids import NodeId, Token
+from p2pscoop._core.ids import NOBODY, NodeId, Token
 
 __all__ = [
     "BOUNCED",
@@ -39,6 +39,8 @@ class Spec(NamedTuple):
     code: bytes
     args: bytes
     kind: SpecKind = SpecKind.FRESH
+    program: NodeId = NOBODY
+    """The origin whose program it belongs to."""
 
 
 BOUNCED = Spec(b"", b"", SpecKind.BOUNCED)
@@ -99,6 +101,7 @@ class PeerInfo(NamedTuple):
         host: name of its machine.
         pid: its process id there.
         version: of p2pscoop.
+        resident: whether it stays when no program is there (`p2pscoop join` of a standing cluster).
     """
 
     id: NodeId
@@ -110,6 +113,7 @@ class PeerInfo(NamedTuple):
     host: str
     pid: int
     version: str
+    resident: bool = False
 
 
 class MemberState(IntEnum):

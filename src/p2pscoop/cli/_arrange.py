@@ -7,7 +7,9 @@ import os
 import socket
 from typing import NamedTuple
 
+from p2pscoop import _machine
 from p2pscoop._situation import DEBUG_VARIABLE
+from p2pscoop.cli._membership import Security
 from p2pscoop.cli._options import LaunchOptions
 from p2pscoop.errors import ConfigurationError
 from p2pscoop.launch import ssh
@@ -16,9 +18,10 @@ from p2pscoop.launch.hosts import Host
 from p2pscoop.launch.plan import Plan
 from p2pscoop.launch.remote import RemoteConfig
 
-__all__ = ["Arrangement", "addresses", "arrange", "external_address", "profile_directory"]
+__all__ = ["Arrangement", "arrange", "external_address", "profile_directory"]
 
 LOOPBACK = "127.0.0.1"
+_SSH_PORT = 22
 
 
 class Arrangement(NamedTuple):
@@ -28,8 +31,10 @@ class Arrangement(NamedTuple):
         listen: host and port at which the script's node listens, or None.
         ports: of the other local nodes; none if any will do.
         hosts: the other hosts.
+        security: keys and name of the cluster.
     """
 
+    security: Security
     listen: tuple[str, int] | None
     ports: tuple[int, ...] = ()
     hosts: tuple[RemoteHost, ...] = ()
@@ -41,18 +46,15 @@ def external_address(plan: Plan, options: LaunchOptions) -> str:
         return LOOPBACK
     if options.external_hostname is not None:
         return options.external_hostname
-    if all(_bare(host).startswith("127.") for host in plan.remote):
-        return LOOPBACK
-    return socket.getfqdn()
+    try:
+        return _machine.address_towards(_bare(plan.remote[0]), plan.remote[0].port or _SSH_PORT)
+    except ConfigurationError:
+        return socket.getfqdn()  # It may be a name that only ssh knows.
 
 
-def addresses(plan: Plan, options: LaunchOptions) -> list[str]:
-    """Where nodes of different hosts of a plan connect to each other."""
-    hosts = [] if options.tunnel else [_bare(host) for host in plan.remote]
-    return [external_address(plan, options), *hosts]
-
-
-def arrange(plan: Plan, local: int, listen: tuple[str, int] | None, options: LaunchOptions) -> Arrangement:
+def arrange(
+    plan: Plan, local: int, listen: tuple[str, int] | None, options: LaunchOptions, security: Security
+) -> Arrangement:
     """Who listens where.
 
     Args:
@@ -60,12 +62,13 @@ def arrange(plan: Plan, local: int, listen: tuple[str, int] | None, options: Lau
         local: nodes on this machine.
         listen: of `--listen`, or None.
         options: the others.
+        security: keys and name of the cluster.
 
     Raises:
         ConfigurationError: tunnels were asked for, and how many is not known.
     """
     if not plan.remote:
-        return Arrangement(listen)
+        return Arrangement(security, listen)
     shell = ssh.Shell(
         executable=options.ssh_executable,
         options=options.ssh_option,
@@ -76,16 +79,18 @@ def arrange(plan: Plan, local: int, listen: tuple[str, int] | None, options: Lau
         prolog=options.prolog,
     )
     if options.tunnel:
-        return _tunnelled(plan, local, shell, options)
+        return _tunnelled(plan, local, shell, options, security)
     address = listen or (external_address(plan, options), free_ports(1)[0])
     hosts = tuple(
-        RemoteHost(host.name, ssh.command(shell, host), _orders(host, address, (), options))
+        RemoteHost(host.name, ssh.command(shell, host), _orders(host, address, (), options, security))
         for host in plan.remote
     )
-    return Arrangement(address, (), hosts)
+    return Arrangement(security, address, (), hosts)
 
 
-def _tunnelled(plan: Plan, local: int, shell: ssh.Shell, options: LaunchOptions) -> Arrangement:
+def _tunnelled(
+    plan: Plan, local: int, shell: ssh.Shell, options: LaunchOptions, security: Security
+) -> Arrangement:
     """Each node has a port of its own, which leads to it on every machine.
 
     On the machine of the node it is the node's. Here, ssh takes it and leads it to the node's machine; on a third
@@ -107,18 +112,21 @@ def _tunnelled(plan: Plan, local: int, shell: ssh.Shell, options: LaunchOptions)
         command = ssh.command(
             shell, host, forwards=own, reverse_forwards=[port for port in ports if port not in own]
         )
-        hosts.append(RemoteHost(host.name, command, _orders(host, address, tuple(own), options)))
-    return Arrangement(address, tuple(mine[1:]), tuple(hosts))
+        hosts.append(RemoteHost(host.name, command, _orders(host, address, tuple(own), options, security)))
+    return Arrangement(security, address, tuple(mine[1:]), tuple(hosts))
 
 
-def _orders(host: Host, address: tuple[str, int], ports: tuple[int, ...], options: LaunchOptions) -> RemoteConfig:
-    seed = f"[{address[0]}]" if ":" in address[0] else address[0]
+def _orders(
+    host: Host, address: tuple[str, int], ports: tuple[int, ...], options: LaunchOptions, security: Security
+) -> RemoteConfig:
+    scheme = "tls+tcp://" if security.keys else "tcp://"
     return RemoteConfig(
         label=_bare(host),
         count=host.nodes,
-        seeds=(f"tcp://{seed}:{address[1]}",),
-        # Until connections are encrypted, nodes listen at loopback addresses only.
-        listen=LOOPBACK,
+        seeds=(scheme + _machine.join_address(*address),),
+        listen=LOOPBACK if options.tunnel else None,
+        keys=security.keys,
+        cluster=security.cluster,
         ports=ports,
         nice=options.nice,
         log_level=options.log_level,

@@ -26,6 +26,7 @@ from p2pscoop._process_config import (
 from p2pscoop._situation import DEBUG_VARIABLE
 from p2pscoop._supervisor import LEAVE_GRACE_S, Supervisor, python_command
 from p2pscoop.cli._arrange import Arrangement, profile_directory
+from p2pscoop.cli._membership import Membership
 from p2pscoop.cli._options import LaunchOptions
 from p2pscoop.launch.fleet import Fleet
 
@@ -54,16 +55,23 @@ def run(
         script: path of the program.
         arguments: its arguments.
     """
-    listen, profile = arrangement.listen, profile_directory(options)
+    listen, profile, security = arrangement.listen, profile_directory(options), arrangement.security
     environment = _machine.limited_environment(nodes, _environment(options))
     if options.nice:
         _be_nice(options.nice)
     directory = _machine.make_directory()
     tether, ours = os.pipe()
-    config = OriginConfig(directory, tether, listen, options.log_level, profile)
+    config = OriginConfig(directory, listen, security.keys, security.cluster, options.log_level, profile)
     locals_ = [
         replace(node, log_level=options.log_level, profile=profile)
-        for node in local_nodes(directory, nodes - 1, listen=listen and listen[0], ports=arrangement.ports)
+        for node in local_nodes(
+            directory,
+            nodes - 1,
+            listen=listen and listen[0],
+            ports=arrangement.ports,
+            keys=security.keys,
+            cluster=security.cluster,
+        )
     ]
     supervisor = Supervisor(locals_, environment)
     fleet = Fleet(arrangement.hosts, supervisor)
@@ -72,10 +80,11 @@ def run(
             sys.exit(EXIT_UNREACHABLE)
         origin = subprocess.Popen(
             python_command("p2pscoop._script", script, *arguments),
-            env={**environment, ORIGIN_VARIABLE: config.to_json()},
+            env={**environment, ORIGIN_VARIABLE: str(tether)},
             pass_fds=(tether,),
         )
         os.close(tether)
+        os.write(ours, config.to_line())
         _watch_signals(supervisor)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: supervisor.post(_WARNED))
@@ -174,15 +183,15 @@ def _await_script(supervisor: Supervisor, origin: subprocess.Popen[bytes]) -> in
             origin.kill()
 
 
-def join(seeds: Sequence[tuple[str, int]], nodes: int) -> NoReturn:
-    """Add nodes to a running computation, and end when they have left."""
+def join(membership: Membership, nodes: int) -> NoReturn:
+    """Add nodes to a cluster, and end when they have left.
+
+    Args:
+        membership: which cluster, and how it is reached.
+        nodes: how many.
+    """
     directory = _machine.make_directory()
-    addresses = tuple(f"tcp://{_bracketed(host)}:{port}" for host, port in seeds)
-    host = seeds[0][0]
-    configs = [
-        NodeConfig(f"j{os.getpid()}.{index}", directory, addresses, host, complain=index == 1)
-        for index in range(1, nodes + 1)
-    ]
+    configs = _joining(membership, directory, nodes)
     supervisor = Supervisor(configs, _machine.limited_environment(nodes))
     status = 0
     try:
@@ -212,8 +221,26 @@ def join(seeds: Sequence[tuple[str, int]], nodes: int) -> NoReturn:
     _end(status)
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _joining(membership: Membership, directory: str, nodes: int) -> list[NodeConfig]:
+    """Each node knows its neighbours' sockets beforehand: those of one machine find each other by themselves."""
+    names = [f"j{os.getpid()}.{index}" for index in range(1, nodes + 1)]
+    founds = not membership.seeds
+    return [
+        NodeConfig(
+            name,
+            directory,
+            (*membership.seeds, *(f"ipc://{directory}/{other}.ipc" for other in names if other != name)),
+            membership.listen[0],
+            port=membership.listen[1] if name == names[0] else 0,
+            keys=membership.security.keys,
+            cluster=membership.security.cluster,
+            standing=True,
+            founder=founds,
+            socket_name=f"{name}.ipc",
+            complain=name == names[0] and not founds,
+        )
+        for name in names
+    ]
 
 
 def _watch_signals(supervisor: Supervisor) -> None:

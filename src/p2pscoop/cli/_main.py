@@ -8,6 +8,7 @@ import os
 import click
 
 from p2pscoop import __version__
+from p2pscoop.cli._membership import security_options
 from p2pscoop.cli._options import LaunchOptions, RunCommand, launch_options
 from p2pscoop.launch.hosts import NODES_MAX
 
@@ -15,18 +16,19 @@ __all__ = ["main", "run"]
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
-_INSECURE_HELP = "Allow TCP without encryption and without a key, between programs of this machine only."
-
 
 class _Address(click.ParamType[tuple[str, int]]):
     """HOST:PORT, with brackets around an IPv6 address."""
 
     name = "HOST:PORT"
 
-    def __init__(self, *, port_min: int) -> None:
+    def __init__(self, *, port_min: int, port_optional: bool = False) -> None:
         self._port_min = port_min
+        self._port_optional = port_optional
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if self._port_optional and _is_host(str(value)):
+            return str(value).removeprefix("[").removesuffix("]"), 0
         host, separator, port_text = str(value).rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not separator or not host:
@@ -57,15 +59,17 @@ def main() -> None:
 @click.option(
     "--listen",
     type=_Address(port_min=0),
-    help="Let other programs of this machine join at this address. Needs --insecure.",
+    help="Let others that have the cluster's key join at this address.",
 )
-@click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
+@security_options
 @launch_options
 @click.argument("script", required=False, metavar="SCRIPT", type=click.Path(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     nodes: int | None,
     listen: tuple[str, int] | None,
+    cluster: str | None,
+    key_file: str | None,
     insecure: bool,
     script: str | None,
     arguments: tuple[str, ...],
@@ -75,29 +79,31 @@ def run(
 
     The exit status is the script's.
     """
-    from p2pscoop.cli import _arrange, _launch
+    from p2pscoop.cli import _arrange, _launch, _membership
     from p2pscoop.errors import ConfigurationError
     from p2pscoop.launch import plan
 
     if script is None:
         taken = f" (no file is called {launch.hosts[-1]!r}, so it is a host)" if launch.hosts else ""
         raise click.UsageError(
-            f"SCRIPT is missing{taken}. Nodes do not wait for a program to come: start the program, with "
-            "`p2pscoop run --listen HOST:PORT SCRIPT`, and add nodes to it with `p2pscoop join --seed HOST:PORT`"
+            f"SCRIPT is missing{taken}. Nodes that wait for programs are started with `p2pscoop join --listen "
+            "ADDR:PORT`; with P2PSCOOP_SEED=ADDR:PORT, executors of programs use them"
         )
-    if listen is not None:
-        _check_insecure("--listen", listen[0], insecure)
     if launch.tunnel and launch.rsh:
         raise click.UsageError("--tunnel needs ssh: leave --rsh out")
     try:
         where = plan.make(launch.hosts, launch.hostfile, nodes, os.environ)
         local = _nodes_or_default(where.local)
-        if where.remote and listen is None:
-            for address in _arrange.addresses(where, launch):
-                _check_insecure(f"{where.source} names other hosts", address, insecure)
-        arrangement = _arrange.arrange(where, local, listen, launch)
+        # Others that join need a key that they have; the hosts of this run get one that is made for it.
+        if listen is not None:
+            listen = _membership.listening(listen)
+        given = listen is not None or key_file is not None or cluster is not None or insecure
+        security = _membership.secured(cluster, key_file, insecure) if given else _membership.fresh()
+        arrangement = _arrange.arrange(where, local, listen, launch, security)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
+    if insecure and arrangement.listen is not None:
+        _membership.warn_of_insecurity("{}:{}".format(*arrangement.listen))
     _launch.run(local, arrangement, launch, script, arguments)
 
 
@@ -107,8 +113,13 @@ def run(
     "seeds",
     type=_Address(port_min=1),
     multiple=True,
-    required=True,
-    help="Address that a node of the computation listens at. May be given more than once.",
+    help="Address that a node of the cluster listens at. May be given more than once.",
+)
+@click.option(
+    "--listen",
+    type=_Address(port_min=0, port_optional=True),
+    help="Address, and port of the first node, at which the new nodes can be reached  [default: that from which "
+    "the first seed is reached]. Without --seed it founds a cluster.",
 )
 @click.option(
     "-n",
@@ -117,17 +128,53 @@ def run(
     metavar="N",
     help="Number of nodes to add  [default: the usable cores].",
 )
-@click.option("--insecure", is_flag=True, help=_INSECURE_HELP)
-def join(seeds: tuple[tuple[str, int], ...], nodes: int | None, insecure: bool) -> None:
-    """Add nodes of this machine to a running computation.
+@security_options
+def join(
+    seeds: tuple[tuple[str, int], ...],
+    listen: tuple[str, int] | None,
+    nodes: int | None,
+    cluster: str | None,
+    key_file: str | None,
+    insecure: bool,
+) -> None:
+    """Add nodes of this machine to a cluster.
 
-    They leave when the computation ends. Ctrl-C lets them finish the tasks that they run, a second one does not.
+    With --seed of a running program they leave when it ends; those of a standing cluster stay, and serve the
+    programs that come. Ctrl-C lets them finish the tasks that they run, a second one does not.
     """
-    from p2pscoop.cli import _launch
+    from p2pscoop.cli import _launch, _membership
+    from p2pscoop.errors import ConfigurationError
 
-    for host, _ in seeds:
-        _check_insecure("--seed", host, insecure)
-    _launch.join(seeds, _nodes_or_default(nodes))
+    if not seeds and listen is None:
+        raise click.UsageError(
+            "give --seed HOST:PORT, where a node of the cluster listens; or --listen ADDR:PORT, to found a cluster"
+        )
+    try:
+        security = _membership.secured(cluster, key_file, insecure)
+        member = _membership.membership(security, seeds, listen)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if insecure:
+        _membership.warn_of_insecurity(member.listen[0])
+    _launch.join(member, _nodes_or_default(nodes))
+
+
+@main.command(context_settings=_SETTINGS)
+@click.option("--name", "cluster", metavar="CLUSTER", help="Name of the cluster  [default: `default`].")
+@click.option("--key-file", metavar="FILE", help="Where to write it  [default: in the configuration directory].")
+@click.option("--rotate", is_flag=True, help="Change the key, in three steps, while the cluster runs.")
+@click.option("--show", is_flag=True, help="Show the fingerprint of the key that is used.")
+def keygen(cluster: str | None, key_file: str | None, rotate: bool, show: bool) -> None:
+    """Make the key of a cluster, which all its machines need."""
+    from p2pscoop._security import DEFAULT_CLUSTER
+    from p2pscoop.cli import _membership
+    from p2pscoop.errors import ConfigurationError
+
+    try:
+        name = cluster or DEFAULT_CLUSTER
+        click.echo(_membership.show(name, key_file) if show else _membership.keygen(name, key_file, rotate))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _nodes_or_default(nodes: int | None) -> int:
@@ -142,22 +189,10 @@ def _nodes_or_default(nodes: int | None) -> int:
         raise click.UsageError(str(error)) from error
 
 
-def _check_insecure(option: str, host: str, insecure: bool) -> None:
-    """Nobody opens a port to others by accident."""
-    if not insecure:
-        raise click.UsageError(
-            f"{option}: TCP connections are neither encrypted nor authenticated yet; add --insecure if every "
-            "user of this machine may run code as you"
-        )
-    if host != "localhost" and not _is_loopback(host):
-        raise click.UsageError(
-            f"{option}: {host} is not a loopback address; without keys, nodes talk within one machine only: "
-            "use 127.0.0.1, or --tunnel for other hosts"
-        )
-
-
-def _is_loopback(host: str) -> bool:
+def _is_host(text: str) -> bool:
+    """Whether this is a host without a port."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
     except ValueError:
-        return False
+        return ":" not in text
+    return True

@@ -37,7 +37,9 @@ class RemoteConfig:
         label: of the host; its nodes are `label.1`, `label.2` and so on.
         count: of nodes; None: one for each usable core.
         seeds: transport addresses to join at.
-        listen: address at which the nodes listen.
+        listen: address at which the nodes listen; None: that from which the first seed is reached.
+        keys: of the cluster, as text; none if its connections are not secured.
+        cluster: its name.
         ports: for each node the port; none if any will do.
         nice: added to the niceness.
         log_level: of the package's logger.
@@ -48,7 +50,9 @@ class RemoteConfig:
     label: str
     count: int | None
     seeds: tuple[str, ...]
-    listen: str
+    listen: str | None
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    cluster: str = "default"
     ports: tuple[int, ...] = ()
     nice: int = 0
     log_level: int = logging.WARNING
@@ -63,7 +67,8 @@ class RemoteConfig:
     def from_line(cls, line: bytes) -> RemoteConfig:
         """Undo `to_line`."""
         fields = json.loads(line)
-        return cls(**{**fields, "seeds": tuple(fields["seeds"]), "ports": tuple(fields["ports"])})
+        tuples = {name: tuple(fields[name]) for name in ("seeds", "keys", "ports")}
+        return cls(**{**fields, **tuples})
 
 
 def main() -> None:
@@ -81,6 +86,7 @@ def main() -> None:
     os.environ.update(config.environment)
     try:
         count = _machine.node_count() if config.count is None else config.count
+        listen = config.listen or _machine.address_towards(*_machine.split_address(config.seeds[0]))
     except ConfigurationError as error:
         print(f"p2pscoop: {error}", file=sys.stderr)
         sys.exit(1)
@@ -90,7 +96,9 @@ def main() -> None:
             f"{config.label}.{index}",
             directory,
             config.seeds,
-            config.listen,
+            listen,
+            keys=config.keys,
+            cluster=config.cluster,
             port=config.ports[index - 1] if config.ports else 0,
             log_level=config.log_level,
             profile=config.profile,

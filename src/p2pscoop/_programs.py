@@ -1,0 +1,133 @@
+"""The programs whose tasks a node runs, and what each needs of the process.
+
+A program is named by its origin. Before the first of its tasks runs here, its paths are added and its initializer
+is called; until then its tasks are parked. Several programs may use a node one after the other, or at once: when
+a task of another one starts, the working directory, `sys.path` and `sys.argv` become those of its program. What is
+suspended meanwhile finds the ones of whoever started last; so programs that share nodes should not depend on
+the working directory after an `await` or a `result()`.
+
+When its origin is gone, the modules that were imported from a program's own directories are forgotten, so that its
+next run finds them as they are by then.
+
+Decides what is ready. `park` may be called in any thread, all else only in the home thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterable
+
+from p2pscoop._core.ids import NOBODY, NodeId
+from p2pscoop._payload import Program, decode_program
+from p2pscoop._port import Guest
+from p2pscoop.errors import InitializerError
+
+__all__ = ["Programs"]
+
+
+class Programs:
+    """Those of one node."""
+
+    def __init__(self) -> None:
+        self._base = list(sys.path)
+        self._programs: dict[NodeId, Program] = {}
+        self._current = NOBODY
+        self._parked: dict[NodeId, list[Guest]] = {}
+        self._lock = threading.Lock()
+
+    def park(self, guest: Guest, me: NodeId) -> int:
+        """How many guests wait for the same program as this one, it included; 0 if it need not wait.
+
+        Args:
+            guest: the task.
+            me: this node, whose own program needs nothing.
+        """
+        program = guest.spec.program
+        if program in (NOBODY, me):
+            return 0
+        with self._lock:
+            if program in self._programs:
+                return 0
+            waiting = self._parked.setdefault(program, [])
+            waiting.append(guest)
+            return len(waiting)
+
+    def awaits(self, origin: NodeId) -> bool:
+        """Whether guests wait for a program."""
+        return origin in self._parked
+
+    def unpark(self, origin: NodeId) -> list[Guest]:
+        """The guests that waited for a program."""
+        with self._lock:
+            return self._parked.pop(origin, [])
+
+    def unpark_all(self) -> Iterable[Guest]:
+        """The guests that wait for any program."""
+        with self._lock:
+            waiting = [guest for guests in self._parked.values() for guest in guests]
+            self._parked.clear()
+        return waiting
+
+    def prepare(self, origin: NodeId, data: bytes) -> InitializerError | None:
+        """Make the process ready for a program. Why it cannot be, if so: its initializer raised."""
+        if origin in self._programs:
+            return None
+        program = decode_program(data)
+        with self._lock:
+            self._programs[origin] = program
+        self.enter(origin)
+        try:
+            program.initialize()
+        except BaseException as error:
+            # User code; `sys.exit` in it is as much a failure as anything else.
+            problem = InitializerError(f"the initializer raised {type(error).__name__}: {error}")
+            problem.__cause__ = error
+            return problem
+        return None
+
+    def enter(self, origin: NodeId) -> None:
+        """A task of this program starts."""
+        if origin == self._current or origin not in self._programs:
+            return
+        self._current = origin
+        program = self._programs[origin]
+        # In the order of the origin, so that a name means the same module; what is not here does no harm.
+        known = [entry for entry in program.path if os.path.exists(entry)]
+        sys.path[:] = known + [entry for entry in self._base if entry not in known]
+        sys.argv = list(program.argv)
+        with contextlib.suppress(OSError):  # It is not on this machine, or not for this user.
+            os.chdir(program.directory)
+
+    def forget(self, origin: NodeId) -> None:
+        """A program has ended."""
+        with self._lock:
+            program = self._programs.pop(origin, None)
+            # It may be back one day: then those that were not withdrawn are still wanted.
+            waiting = [guest for guest in self._parked.pop(origin, ()) if not guest.claimed]
+            if waiting:
+                self._parked[origin] = waiting
+        if program is None:
+            return
+        if self._current == origin:
+            self._current = NOBODY
+            sys.path[:] = self._base
+        shared = {entry for other in self._programs.values() for entry in other.path}
+        own = {entry for entry in program.path if entry not in self._base and entry not in shared}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file is not None and _is_in(file, own):
+                del sys.modules[name]
+
+
+def _is_in(file: str, directories: set[str]) -> bool:
+    """Whether a module's file belongs to one of these entries of `sys.path`, itself or in a package."""
+    directory = os.path.dirname(file)
+    while directory not in directories:
+        parent = os.path.dirname(directory)
+        if parent == directory or "site-packages" in os.path.basename(directory):
+            return False
+        directory = parent
+    return True

@@ -1,0 +1,165 @@
+"""Programs that use a standing cluster, one after the other and at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.conftest import TIMEOUT_S, Script, eventually
+
+from p2pscoop import Executor
+from p2pscoop._attachment import SEED_VARIABLE, attachment
+from p2pscoop._security import CLUSTER_VARIABLE, KEY_VARIABLE, ClusterKey
+from p2pscoop.errors import ConfigurationError, InitializerError, JoinRefusedError, StartError
+
+WriteScript = Callable[..., Script]
+
+
+class Cluster(NamedTuple):
+    seed: str
+    founder: subprocess.Popen[str]
+    others: subprocess.Popen[str]
+
+
+def join(*options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "p2pscoop", "join", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A founder with one node, and two nodes that joined it."""
+    monkeypatch.setenv(KEY_VARIABLE, ClusterKey.generate().to_text())
+    monkeypatch.setenv(CLUSTER_VARIABLE, "standing")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        seed = f"127.0.0.1:{probe.getsockname()[1]}"
+    started = [join("--listen", seed, "-n", "1"), join("--seed", seed, "-n", "2")]
+    yield Cluster(seed, *started)
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        process.communicate(timeout=TIMEOUT_S)
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_an_executor_uses_the_nodes_that_are_there(cluster: Cluster) -> None:
+    with Executor(seed=cluster.seed) as executor:
+        pids: set[int] = set()
+        eventually(lambda: len(pids) == 3 or pids.update(executor.map(pid_after, [0.01] * 30)))
+        assert os.getpid() not in pids
+        assert executor._max_workers == 3
+    # Its end is not that of the cluster; the next one finds the same nodes.
+    with Executor(seed=[cluster.seed]) as executor:
+        assert set(executor.map(pid_after, [0.01] * 30)) <= pids
+    assert cluster.founder.poll() is None
+    assert cluster.others.poll() is None
+
+
+def test_programs_at_once_do_not_see_each_other(cluster: Cluster) -> None:
+    with Executor(seed=cluster.seed) as one, Executor(seed=cluster.seed) as other:
+        first = one.map(pow, range(300), [2] * 300)
+        second = other.map(pow, range(300), [3] * 300)
+        assert list(second) == [x**3 for x in range(300)]
+        assert list(first) == [x**2 for x in range(300)]
+
+
+def test_the_seed_may_die_when_the_program_is_in(cluster: Cluster) -> None:
+    with Executor(seed=cluster.seed) as executor:
+        eventually(lambda: executor.submit(pid_after, 0).result() and executor._max_workers == 3)
+        calls = [executor.submit(pid_after, 0.05) for _ in range(60)]
+        cluster.founder.kill()
+        assert len([call.result() for call in calls]) == 60
+        eventually(lambda: executor._max_workers == 2)
+        assert executor.submit(pow, 2, 5).result() == 32
+
+
+SCRIPT = """
+    import os, sys
+    import p2pscoop, helper
+    from p2pscoop import futures, shared
+
+    def fib(n):
+        return n if n < 2 else futures.submit(fib, n - 1).result() + futures.submit(fib, n - 2).result()
+
+    def work(x):
+        return helper.VALUE * x + shared.get_const("offset"), os.getcwd(), *sys.argv[1:]
+
+    shared.set_const(offset=int(sys.argv[1]))
+    print(set(futures.map(work, [1] * 200)))
+    print(fib(15))
+"""
+
+
+def test_scripts_bring_their_own_modules_constants_and_arguments(
+    cluster: Cluster, script: WriteScript, tmp_path: Path
+) -> None:
+    program = script(SCRIPT)
+    helper = program.path.parent / "helper.py"
+    environment = {**os.environ, SEED_VARIABLE: cluster.seed}
+    for value, offset in ((7, 1), (8, 100)):
+        # The module changes between two runs on the same nodes.
+        helper.write_text(f"VALUE = {value}\n")
+        done = subprocess.run(
+            [*program.command(), str(offset)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        seen, fib = done.stdout.splitlines()
+        # The program's own process, too, ran some of them.
+        assert seen == repr({(value + offset, str(tmp_path), str(offset))})
+        assert fib == "610"
+
+
+def fail() -> None:
+    raise ValueError("not today")
+
+
+def test_an_initializer_that_fails_harms_neither_the_cluster_nor_other_programs(cluster: Cluster) -> None:
+    with Executor(seed=cluster.seed) as good:
+        assert good.submit(pow, 2, 3).result() == 8
+        with (
+            Executor(seed=cluster.seed, initializer=fail) as bad,
+            pytest.raises(InitializerError, match="not today"),
+        ):
+            bad.submit(pow, 2, 3).result()
+        assert list(good.map(pow, range(100), [2] * 100)) == [x**2 for x in range(100)]
+        eventually(lambda: good._max_workers == 3)
+
+
+def test_what_can_be_wrong(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="'nowhere' is not HOST:PORT"):
+        Executor(seed="nowhere")
+    with pytest.raises(ConfigurationError, match="give seed as well"):
+        Executor(key=ClusterKey.generate().to_text())
+    with pytest.raises(ConfigurationError, match="is no key"):
+        Executor(seed=cluster.seed, key="hunter2")
+    with pytest.raises(ConfigurationError, match=r"'no\.such\.invalid' is not the name"):
+        attachment("no.such.invalid:1", None)
+    with Executor(seed=cluster.seed) as executor:
+        assert executor.submit(pow, 2, 3).result() == 8
+    monkeypatch.setattr("p2pscoop.executor.JOIN_S", 1.0)
+    with pytest.raises(StartError, match="another key"):
+        Executor(seed=cluster.seed, key=ClusterKey.generate().to_text()).submit(pow, 2, 3)
+    with pytest.raises(StartError, match=r"nobody listens at 127\.0\.0\.1:1"):
+        Executor(seed="127.0.0.1:1").submit(pow, 2, 3)
+    monkeypatch.setenv(CLUSTER_VARIABLE, "another")
+    with pytest.raises(JoinRefusedError, match="this is another cluster"):
+        Executor(seed=cluster.seed).submit(pow, 2, 3)
