@@ -92,6 +92,7 @@ class Limited(Generic[P, T]):
         if scheduler.watch is None:
             scheduler.watch = Watch(scheduler)
         watch, task = scheduler.watch, scheduler.task
+        outer: TimeLimit | None = getattr(task, "_limit", None)
         limit = watch.begin(task, self.timeout, name_of(self.func))
         if limit is None:
             return self.func(*args, **kwargs)
@@ -99,16 +100,26 @@ class Limited(Generic[P, T]):
             value = call_as_user(self.func, args, kwargs)
         except BaseException:
             watch.end(limit)
+            if task._limit is limit and limit.error is None:
+                _restore(task, outer)
             raise
         if type(value) is CoroutineType or type(value) is Future:
             task.await_quietly(lambda _: watch.end(limit))
             return value
         watch.end(limit)
-        del task._limit
+        _restore(task, outer)
         if limit.error is not None:
             # It is pursued for a moment more. A range uses the future of an item again, unless it has a name.
             task_path(task)
         return value
+
+
+def _restore(task: Future[Any], limit: TimeLimit | None) -> None:
+    """A part of the task with a limit of its own is over: the limit of the whole counts again."""
+    if limit is None:
+        del task._limit
+    else:
+        task._limit = limit
 
 
 def call_as_user(func: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:

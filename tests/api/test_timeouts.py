@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import time
@@ -35,6 +36,27 @@ def executor() -> Iterator[Executor]:
 
 def is_late(error: BaseException | None) -> bool:
     return isinstance(error, TaskTimeoutError) and isinstance(error, (TaskError, TimeoutError))
+
+
+def a_part(outcome: Exception | None) -> None:
+    if outcome is not None:
+        raise outcome
+
+
+def with_a_part(path: Path, outcome: Exception | None) -> None:
+    with contextlib.suppress(KeyError):
+        with_timeout(a_part, SHORT_S)(outcome)
+    compute(path)
+
+
+@pytest.mark.parametrize("outcome", [None, KeyError("of the part")])
+def test_a_part_that_was_in_time_leaves_the_limit_of_the_whole(
+    executor: Executor, tmp_path: Path, outcome: Exception | None
+) -> None:
+    task = executor.submit(with_timeout(with_a_part, 1.0), tmp_path / "trace", outcome)
+    with pytest.raises(TaskTimeoutError, match="with_a_part was not done within 1 s"):
+        task.result()
+    assert (tmp_path / "trace").read_text() == "ended"
 
 
 @pytest.mark.usefixtures("three_nodes")
