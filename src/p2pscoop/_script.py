@@ -48,7 +48,10 @@ def main() -> None:
     sys.modules["__main__"] = module
     try:
         with open(script, "rb") as file:
-            code = compile(file.read(), script, "exec")
+            source = file.read()
+        if b"\0" in source:  # `compile` would not say where.
+            raise SyntaxError("there are null bytes in it, so it is not Python", (script, None, None, None))
+        code = compile(source, script, "exec")
         exec(code, module.__dict__)
     except SystemExit:
         raise

@@ -211,6 +211,31 @@ def test_signals_end_everything(script: WriteScript, number: signal.Signals, sta
     assert process.returncode == status
 
 
+def test_a_warning_of_the_scheduler_is_for_the_script(script: WriteScript) -> None:
+    process = script("""
+        import signal, sys, time
+        from p2pscoop import futures
+
+        warned = False
+
+        def warn(*_):
+            global warned
+            warned = True
+
+        signal.signal(signal.SIGUSR1, warn)
+        print("up", flush=True)
+        while not warned:
+            time.sleep(0.01)
+        print(futures.submit(abs, -1).result())
+        sys.exit(3)
+    """).start(nodes=2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out, err) == (3, "1\n", "")
+
+
 def test_a_killed_launcher_leaves_nothing(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = f"killed launcher {os.getpid()}"
     monkeypatch.setenv("MARK", mark)
@@ -229,11 +254,11 @@ def test_a_killed_launcher_leaves_nothing(script: WriteScript, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["run", "-n", "0", "x.py"], "0 is not in the range x>=1"),
+        (["run", "-n", "0", "x.py"], "0 is not in the range 1<=x<=10000"),
         (["run", "-n", "two", "x.py"], "'two' is not a valid integer"),
         (["run", "no_such_file.py"], "'no_such_file.py' does not exist"),
         (["run", "/"], "is a directory"),
-        (["run"], "Missing argument 'SCRIPT'"),
+        (["run"], "SCRIPT is missing"),
         (["run", "--listen", "nowhere", __file__], "'nowhere' is not HOST:PORT"),
         (["run", "--listen", "127.0.0.1:70000", __file__], "'70000' in '127.0.0.1:70000' is not a port"),
         (
@@ -246,7 +271,7 @@ def test_a_killed_launcher_leaves_nothing(script: WriteScript, monkeypatch: pyte
         (["run", "--listen", "0.0.0.0:7700", "--insecure", __file__], "0.0.0.0 stands for all interfaces"),
         (["join"], "give --seed HOST:PORT"),
         (["join", "--listen", "[::]:7700", "--insecure"], ":: stands for all interfaces"),
-        (["join", "--seed", "127.0.0.1:7700", "-n", "0", "--insecure"], "0 is not in the range x>=1"),
+        (["join", "--seed", "127.0.0.1:7700", "-n", "0", "--insecure"], "0 is not in the range 1<=x<=10000"),
         (["join", "--seed", "127.0.0.1", "--insecure"], "'127.0.0.1' is not HOST:PORT"),
         (["join", "--seed", "127.0.0.1:0", "--insecure"], "not a port from 1"),
         (["join", "--seed", "127.0.0.1:7700", "--cluster", "c1"], "run `p2pscoop keygen --name c1`"),

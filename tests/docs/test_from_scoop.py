@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from tests.conftest import REPOSITORY
 
 from p2pscoop import futures, shared
 
 TEXT = (REPOSITORY / "docs" / "from-scoop.md").read_text()
-ROWS = [line.strip("|").split("|") for line in TEXT.splitlines() if re.search(r"\| (same|better|gone) \|", line)]
+# All rows between the first heading and that of the examples, without those that begin a table.
+TABLES = TEXT.partition("## `futures`")[2].partition("## Examples")[0]
+ROWS = [
+    [cell.strip() for cell in line.strip("| ").split(" | ")]
+    for line in TABLES.splitlines()
+    if line.startswith("|") and not re.match(r"\| (---|(name|option|what) \|)", line)
+]
 
 
-def test_every_row_names_a_test_that_exists() -> None:
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_every_row_is_full_and_names_a_test_that_exists(row: list[str]) -> None:
+    name, verdict, known, test = row
+    assert name
+    assert verdict in ("same", "better", "gone")
+    assert known
+    named = re.fullmatch(r"`([\w/]+/test_\w+\.py)::(test_\w+)`", test)
+    assert named is not None
+    assert re.search(rf"^(async )?def {named[2]}\(", (REPOSITORY / "tests" / named[1]).read_text(), re.MULTILINE)
+
+
+def test_there_are_rows() -> None:
     assert len(ROWS) > 50
-    for name, _, _, test in ROWS:
-        (path, function), *more = re.findall(r"`([\w/]+\.py)::(\w+)`", test)
-        assert not more
-        assert f"def {function}(" in (REPOSITORY / "tests" / path).read_text(), name
 
 
 def test_every_option_of_the_command_is_told() -> None:

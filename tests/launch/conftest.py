@@ -43,7 +43,7 @@ class Server(NamedTuple):
         return tuple(word for key, value in settings.items() for word in ("--ssh-option", f"{key}={value}"))
 
 
-def _start(directory: Path, address: str, prefix: tuple[str, ...]) -> Server:
+def start_server(directory: Path, address: str, prefix: tuple[str, ...]) -> Server:
     sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if sshd is None or shutil.which("ssh") is None:
         pytest.skip("NO SSH SERVER: install openssh-server to test nodes on other hosts")
@@ -75,7 +75,7 @@ def _start(directory: Path, address: str, prefix: tuple[str, ...]) -> Server:
     return Server(address, port, user, known, directory / "user", process)
 
 
-def _stop(server: Server) -> None:
+def stop_server(server: Server) -> None:
     server.process.terminate()
     server.process.communicate(timeout=20)
 
@@ -85,9 +85,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """At 127.0.0.1."""
     directory = tmp_path / "ssh"
     directory.mkdir()
-    started = _start(directory, "127.0.0.1", ())
+    started = start_server(directory, "127.0.0.1", ())
     yield started
-    _stop(started)
+    stop_server(started)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def far_servers(tmp_path: Path) -> Iterator[list[Server]]:
     try:
         for index in (1, 2):
             name = f"p2ps{os.getpid()}-{index}"
-            made = _ip(f"netns add {name}")
+            made = ip(f"netns add {name}")
             if made.returncode:
                 pytest.skip(f"NO NETWORK NAMESPACES: {made.stderr.decode().strip()}")
             names.append(name)
@@ -115,20 +115,20 @@ def far_servers(tmp_path: Path) -> Iterator[list[Server]]:
                 f"-n {name} link set {link}b up",
                 f"-n {name} link set lo up",
             ):
-                done = _ip(command)
+                done = ip(command)
                 assert done.returncode == 0, done.stderr
             directory = tmp_path / name
             directory.mkdir()
-            servers.append(_start(directory, f"{subnet}.2", ("ip", "netns", "exec", name)))
+            servers.append(start_server(directory, f"{subnet}.2", ("ip", "netns", "exec", name)))
         yield servers
     finally:
         for started in servers:
-            _stop(started)
+            stop_server(started)
         for link in links:
-            _ip(f"link del {link}")  # With the namespace it would go too, but later.
+            ip(f"link del {link}")  # With the namespace it would go too, but later.
         for name in names:
-            _ip(f"netns del {name}")
+            ip(f"netns del {name}")
 
 
-def _ip(arguments: str) -> subprocess.CompletedProcess[bytes]:
+def ip(arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["ip", *arguments.split()], capture_output=True, check=False)

@@ -68,7 +68,8 @@ def test_what_is_about_brokers_is_accepted_with_a_line_each(script: WriteScript)
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("-n", "0"), "0 is not in the range x>=1"),
+        (("-n", "0"), "0 is not in the range 1<=x<=10000"),
+        (("-n", "99999999"), "99999999 is not in the range 1<=x<=10000"),
         (("--nice", "50"), "50 is not in the range -20<=x<=19"),
         (("--nice", "much"), "'much' is not a valid integer"),
         (("--hosts",), "--hosts: no host is named"),
@@ -81,6 +82,11 @@ def test_what_is_about_brokers_is_accepted_with_a_line_each(script: WriteScript)
         (("--hosts", "localhost", "--key-file", "/no/such"), "key file /no/such: No such file"),
         (("--tunnel", "--rsh"), "--tunnel needs ssh"),
         (("--prolog", "/no/such/prolog"), "--prolog: /no/such/prolog ended with status"),
+        (("--prolog", "/"), "--prolog: / is a directory, not a shell script"),
+        (
+            ("--ssh-option", "much", "--tunnel", "--insecure", "--hosts", "far:1"),
+            'no argument after keyword "much"',
+        ),
         (("--speed", "9"), "No such option"),
     ],
 )
@@ -89,6 +95,41 @@ def test_wrong_values(script: WriteScript, options: tuple[str, ...], problem: st
     assert done.returncode != 0
     assert problem in " ".join(done.stderr.split())
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2"), ("-n", "2", "--hosts", "localhost", "localhost"), ("--",)])
+def test_without_a_script_the_next_step_is_told(options: tuple[str, ...]) -> None:
+    done = run("run", *options)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "SCRIPT is missing" in said
+    assert "`p2pscoop join --listen ADDR:PORT`" in said
+    assert "P2PSCOOP_SEED=ADDR:PORT" in said
+
+
+def test_a_script_that_is_taken_for_a_host() -> None:
+    done = run("run", "--hosts", "localhost", "/no/such/program")
+    assert done.returncode == 2
+    assert "no file is called '/no/such/program', so it is a host" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (b"def f(:\n", 'File "{path}", line 1\n    def f(:\n'),
+        (b"pass\n\0", "SyntaxError: there are null bytes in it, so it is not Python (program.py)"),
+        (b"x = '\xff'\n", "{path}"),
+        (b"import nosuchmodule\n", 'File "{path}", line 1, in <module>'),
+    ],
+    ids=["syntax", "null bytes", "encoding", "import"],
+)
+def test_a_script_that_cannot_be_run(tmp_path: Path, source: bytes, problem: str) -> None:
+    path = tmp_path / "program.py"
+    path.write_bytes(source)
+    done = run("-n", "2", str(path))
+    assert done.returncode == 1
+    assert problem.format(path=path) in done.stderr
+    assert "p2pscoop/_" not in done.stderr
 
 
 def test_tunnels_need_to_know_how_many(tmp_path: Path, script: WriteScript) -> None:

@@ -143,6 +143,10 @@ def reader(text: str) -> object:
             {"SLURM_JOB_NODELIST": "n1", "SLURM_TASKS_PER_NODE": "1", "SLURM_JOB_CPUS_PER_NODE": "16"},
             [Host("n1", 16)],
         ),
+        (
+            {"SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENAME": "n2", "SLURM_STEP_NUM_TASKS": "1"},
+            [Host("n1"), Host("localhost")],
+        ),
     ],
 )
 def test_slurm(environment: dict[str, str], hosts: list[Host] | None) -> None:
@@ -154,6 +158,11 @@ def test_slurm_environments_that_do_not_fit(text: str) -> None:
     environment = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": text}
     with pytest.raises(ConfigurationError, match="SLURM_TASKS_PER_NODE="):
         slurm.hosts(environment)
+
+
+def test_a_command_that_srun_starts_more_than_once() -> None:
+    with pytest.raises(ConfigurationError, match="srun starts this command 8 times"):
+        slurm.hosts({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"})
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _POLL_S = 0.01
 _SCRIPT_ENDED = "script ended"
 _INTERRUPTED = "interrupted"
 _TERMINATED = "terminated"
+_WARNED = "warned"
 _OUT_OF_PATIENCE = "out of patience"
 
 
@@ -85,6 +86,8 @@ def run(
         os.close(tether)
         os.write(ours, config.to_line())
         _watch_signals(supervisor)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda *_: supervisor.post(_WARNED))
         supervisor.start()
         if arrangement.hosts:
             threading.Thread(target=_order, args=(fleet, directory), daemon=True).start()
@@ -117,6 +120,8 @@ def _environment(options: LaunchOptions) -> dict[str, str]:
 
 def sourced(path: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment as a shell script leaves it. What the script prints goes to stderr."""
+    if os.path.isdir(path):  # Some shells source a directory without complaint.
+        raise click.ClickException(f"--prolog: {path} is a directory, not a shell script")
     done = subprocess.run(
         ["sh", "-c", '. "$1" >&2 || exit; exec env -0', "sh", os.path.abspath(path)],
         env=environment,
@@ -171,6 +176,9 @@ def _await_script(supervisor: Supervisor, origin: subprocess.Popen[bytes]) -> in
         elif event == _TERMINATED:
             origin.terminate()
             _later(supervisor, _TERMINATE_GRACE_S)
+        elif event == _WARNED:
+            # A scheduler says that time is nearly up. What is to be saved, the script knows.
+            origin.send_signal(signal.SIGUSR1)
         elif event == _OUT_OF_PATIENCE:
             origin.kill()
 

@@ -10,6 +10,7 @@ import click
 from p2pscoop import __version__
 from p2pscoop.cli._membership import security_options
 from p2pscoop.cli._options import LaunchOptions, RunCommand, launch_options
+from p2pscoop.launch.hosts import NODES_MAX
 
 __all__ = ["main", "run"]
 
@@ -50,7 +51,7 @@ def main() -> None:
 @click.option(
     "-n",
     "nodes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, NODES_MAX),
     metavar="N",
     help="Number of nodes, the script's own included  [default: the usable cores, or as many as the hosts were "
     "given].",
@@ -62,7 +63,7 @@ def main() -> None:
 )
 @security_options
 @launch_options
-@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("script", required=False, metavar="SCRIPT", type=click.Path(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     nodes: int | None,
@@ -70,7 +71,7 @@ def run(
     cluster: str | None,
     key_file: str | None,
     insecure: bool,
-    script: str,
+    script: str | None,
     arguments: tuple[str, ...],
     launch: LaunchOptions,
 ) -> None:
@@ -82,6 +83,12 @@ def run(
     from p2pscoop.errors import ConfigurationError
     from p2pscoop.launch import plan
 
+    if script is None:
+        taken = f" (no file is called {launch.hosts[-1]!r}, so it is a host)" if launch.hosts else ""
+        raise click.UsageError(
+            f"SCRIPT is missing{taken}. Nodes that wait for programs are started with `p2pscoop join --listen "
+            "ADDR:PORT`; with P2PSCOOP_SEED=ADDR:PORT, executors of programs use them"
+        )
     if launch.tunnel and launch.rsh:
         raise click.UsageError("--tunnel needs ssh: leave --rsh out")
     try:
@@ -117,7 +124,7 @@ def run(
 @click.option(
     "-n",
     "nodes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, NODES_MAX),
     metavar="N",
     help="Number of nodes to add  [default: the usable cores].",
 )

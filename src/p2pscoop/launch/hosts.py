@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from p2pscoop.errors import ConfigurationError
 
-__all__ = ["Host", "divide", "expand", "group", "parse_count", "parse_option"]
+__all__ = ["NODES_MAX", "Host", "divide", "expand", "group", "parse_count", "parse_option"]
 
 NODES_MAX = 10_000
+"""Of one run, and of one host. More is a slip of the keyboard."""
 _USER = r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?"
 _NAME = re.compile(_USER + r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:]*::[0-9A-Fa-f:]*)")
 _BRACKETS = re.compile(r"\[([^][]*)\]")

@@ -14,11 +14,23 @@ _REPEATED = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 def hosts(environment: Mapping[str, str]) -> list[Host] | None:
-    """The hosts of the job, or None outside of one. `SLURM_TASKS_PER_NODE` says how many nodes each gets."""
+    """The hosts of the job, or None outside of one. `SLURM_TASKS_PER_NODE` says how many nodes each gets.
+
+    Raises:
+        ConfigurationError: the variables contradict each other, or `srun` starts this command more than once.
+    """
     names = environment.get("SLURM_JOB_NODELIST") or environment.get("SLURM_NODELIST")
     if not names:
         return None
-    expanded = expand(names, "SLURM_JOB_NODELIST")
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1":
+        raise ConfigurationError(
+            f"srun starts this command {tasks} times, and each would run the script: start it once, without srun "
+            "or with `srun --nodes=1 --ntasks=1`; it finds the hosts of the job itself"
+        )
+    # The name that Slurm has for this machine need not be the one that the machine has for itself.
+    own = environment.get("SLURMD_NODENAME")
+    expanded = ["localhost" if name == own else name for name in expand(names, "SLURM_JOB_NODELIST")]
     # A job that asked for cores and not for tasks has one task a host; its cores are what is meant.
     variable = "SLURM_TASKS_PER_NODE" if "SLURM_NTASKS" in environment else "SLURM_JOB_CPUS_PER_NODE"
     if variable not in environment:
