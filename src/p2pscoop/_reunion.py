@@ -98,10 +98,11 @@ class Reunion:
 
     def _search(self, origin: PeerInfo, found: threading.Event) -> None:
         until = time.monotonic() + REJOIN_S
-        told = False
+        calls = 0
         while not is_gone(origin, self._group) and time.monotonic() < until:
-            if not told:
-                told = True
+            # Not at the first: through a tunnel, the end of a connection can overtake the goodbye, and then this
+            # process is about to be ended.
+            if calls == 1:
                 logger.warning(
                     "%s: lost the connection to %s on %s; this node looks for it for %.0f s, then it ends",
                     self._name,
@@ -109,9 +110,11 @@ class Reunion:
                     origin.host,
                     REJOIN_S,
                 )
+            calls += 1
             self._call(origin)
             if found.wait(_PAUSE_S):
-                logger.warning("%s: %s is there again", self._name, origin.name)
+                if calls > 1:
+                    logger.warning("%s: %s is there again", self._name, origin.name)
                 return
         if not found.is_set():
             self._on_ended()

@@ -18,6 +18,7 @@
     │   └── PoisonTaskError (BrokenExecutor)  one node after the other died with the task
     ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
     ├── JoinRefusedError (BrokenExecutor)     a cluster did not let this node in
+    ├── DiscoveryError                        nodes cannot be found on the local network
     └── ProtocolError
         ├── LocalProtocolError                this side asked the protocol for the impossible
         └── RemoteProtocolError               a peer sent something that no peer may send
@@ -33,6 +34,7 @@ from concurrent.futures import BrokenExecutor
 
 __all__ = [
     "ConfigurationError",
+    "DiscoveryError",
     "InitializerError",
     "JoinRefusedError",
     "LocalProtocolError",
@@ -212,6 +214,13 @@ class InitializerError(P2PScoopError, BrokenExecutor):
 
 class JoinRefusedError(P2PScoopError, BrokenExecutor):
     """A member of the cluster refused this node; the message gives its reason."""
+
+
+class DiscoveryError(P2PScoopError):
+    """Multicast DNS is not possible on an interface; the message says why, and what to do.
+
+    Not raised when nobody answers, nor for what others announce.
+    """
 
 
 class ProtocolError(P2PScoopError):

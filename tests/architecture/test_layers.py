@@ -21,7 +21,7 @@ LAYERS = [
     {"p2pscoop._dataflow", "p2pscoop._gathering"},
     {"p2pscoop._payload"},
     {"p2pscoop._parcels"},
-    {"p2pscoop._transport"},
+    {"p2pscoop._transport", "p2pscoop._discovery"},
     {"p2pscoop._port", "p2pscoop._constants", "p2pscoop._deaths"},
     {"p2pscoop._scheduler"},
     {"p2pscoop._ranges", "p2pscoop._pool", "p2pscoop._profile"},
