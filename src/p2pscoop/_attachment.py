@@ -7,6 +7,7 @@ program becomes a peer that submits. Its process runs its own tasks at most, nev
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,15 +21,21 @@ from p2pscoop._security import (
     find_keys,
     parse_keys,
 )
-from p2pscoop.errors import ConfigurationError, StartError
+from p2pscoop.errors import ConfigurationError, DiscoveryError, StartError
 
-__all__ = ["JOIN_S", "SEED_VARIABLE", "Attachment", "attachment", "diagnose", "explain"]
+__all__ = ["JOIN_S", "SEED_VARIABLE", "Attachment", "attachment", "diagnose", "explain", "found"]
 
 SEED_VARIABLE = "P2PSCOOP_SEED"
-"""Environment variable with the addresses of nodes of a cluster: HOST:PORT, or several with commas between."""
+"""Environment variable with the addresses of nodes of a cluster: HOST:PORT, or several with commas between. `mdns`
+instead finds them on the local network, `mdns:ADDR` by the interface with that address."""
 
 JOIN_S = 10.0
 """How long a cluster may take to let a program in."""
+
+
+_MDNS = re.compile(r"mdns(:.+)?")
+_FOUND_MAX = 16
+"""Anyone can announce nodes that do not exist; trying them all is not worth it."""
 
 
 class Attachment(NamedTuple):
@@ -53,13 +60,14 @@ def attachment(
     """What is given, or what the environment says; None if neither says anything.
 
     Args:
-        seed: HOST:PORT, or several.
+        seed: HOST:PORT, or several; or `mdns`, or `mdns:ADDR`.
         key: text of the cluster's key, as `p2pscoop keygen` writes it; None: that of the environment, or of the
             configuration directory.
         environment: where to look.
 
     Raises:
         ConfigurationError: a seed or a key cannot be used.
+        DiscoveryError: no node can be found.
     """
     given = environment.get(SEED_VARIABLE, "") if seed is None else seed
     seeds = [each.strip() for each in (given.split(",") if isinstance(given, str) else given) if each.strip()]
@@ -69,13 +77,40 @@ def attachment(
         return None
     cluster = checked_cluster(environment.get(CLUSTER_VARIABLE) or DEFAULT_CLUSTER)
     keys = find_keys(cluster, None, environment) if key is None else parse_keys(key)
+    if all(_MDNS.fullmatch(each) for each in seeds):
+        return found(cluster, keys, [each.removeprefix("mdns").removeprefix(":") for each in seeds if ":" in each])
     addresses: list[str] = []
     for each in seeds:
         host, port = _checked_address(each)
-        found = _machine.resolve(host, port)
-        addresses += ["tls+tcp://" + _machine.join_address(str(address[0]), port) for _, address in found]
+        resolved = _machine.resolve(host, port)
+        addresses += ["tls+tcp://" + _machine.join_address(str(address[0]), port) for _, address in resolved]
     listen = _machine.address_towards(*_machine.split_address(addresses[0]))
     return Attachment(tuple(addresses), listen, keys, cluster)
+
+
+def found(cluster: str, keys: tuple[ClusterKey, ...], interfaces: Sequence[str]) -> Attachment:
+    """A cluster that is found on the local network.
+
+    Args:
+        cluster: its name.
+        keys: of the cluster.
+        interfaces: addresses of those to look at; none: the one that multicast leaves by.
+
+    Raises:
+        ConfigurationError, DiscoveryError: an interface cannot be used, or nobody has answered.
+    """
+    from p2pscoop._discovery import default_interface, find
+
+    used = list(interfaces) or [default_interface()]
+    places = [place for _, addresses in find(cluster, used)[:_FOUND_MAX] for place in addresses]
+    if not places:
+        raise DiscoveryError(
+            f"no node of a cluster {cluster!r} has answered on {', '.join(used)}: compare its name (--cluster), "
+            "look on another interface, or give a seed"
+        )
+    scheme = "tls+tcp://" if keys else "tcp://"
+    seeds = tuple(scheme + _machine.join_address(host, port) for host, port in places)
+    return Attachment(seeds, _machine.address_towards(*places[0]), keys, cluster)
 
 
 def _checked_address(text: str) -> tuple[str, int]:
@@ -89,7 +124,7 @@ def explain(attached: Attachment) -> StartError:
     """Why no seed has answered, as far as an attempt to connect can tell."""
     return StartError(
         f"no node of the cluster {attached.cluster!r} has answered within {JOIN_S:.0f} s: "
-        + "; ".join(diagnose(seed, secured=True) for seed in attached.seeds)
+        + "; ".join(diagnose(seed, secured=bool(attached.keys)) for seed in attached.seeds)
     )
 
 

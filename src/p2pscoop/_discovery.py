@@ -29,6 +29,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from p2pscoop import _machine
 from p2pscoop._core.ids import NodeId, short
 from p2pscoop._core.limits import NODE_ID_SIZE, PROTOCOL_VERSION
 from p2pscoop.errors import ConfigurationError, DiscoveryError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from zeroconf import RecordUpdate, RecordUpdateListener, ServiceInfo, Zeroconf
     from zeroconf.asyncio import AsyncZeroconf
 
-__all__ = ["SERVICE_TYPE", "Address", "Discovery", "OnFound", "cluster_hash", "find"]
+__all__ = ["SERVICE_TYPE", "Address", "Discovery", "OnFound", "check", "cluster_hash", "default_interface", "find"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ QUERY_FIRST_S, QUERY_MAX_S = 1.0, 3600.0
 """The second question follows the first after so long; every later interval is three times the one before."""
 START_MAX_S = 10.0
 CLOSE_MAX_S = 1.5
+_OTHERS_S = 0.3
+"""How long others are waited for when one has answered."""
 
 Address = tuple[str, int]
 """Host and port. The host of a link-local IPv6 address ends with its interface: `fe80::1%eth0`."""
@@ -113,8 +116,6 @@ class Discovery:
         self._on_found = on_found
         self._hosts = tuple(hosts)
         self._port = port
-        if not hasattr(socket, "SO_BINDTODEVICE"):
-            raise DiscoveryError(f"multicast DNS cannot be kept to one interface on this system; {_SEED}")
         self._interfaces = _interfaces(interfaces or _interfaces_of_listener(hosts))
         for interface in self._interfaces:
             _check_multicast(interface)
@@ -270,20 +271,52 @@ class Discovery:
             logger.exception("what was called with a found node raised")
 
 
+def check(interfaces: Sequence[str]) -> None:
+    """Find out whether multicast DNS is possible there, without sending anything.
+
+    Raises:
+        ConfigurationError, DiscoveryError: as `Discovery`.
+    """
+    for interface in _interfaces(interfaces):
+        _check_multicast(interface)
+
+
+def default_interface() -> str:
+    """The address of the interface that multicast leaves by. Nothing is sent.
+
+    Raises:
+        DiscoveryError: there is none.
+    """
+    try:
+        return _machine.address_towards(_GROUPS[4], _PORT)
+    except ConfigurationError as error:
+        raise DiscoveryError(
+            f"no interface of this machine has a route for multicast: give --interface ADDR, or {_SEED}"
+        ) from error
+
+
 def find(cluster: str, interfaces: Sequence[str], timeout_s: float = 1.5) -> list[tuple[NodeId, list[Address]]]:
-    """The nodes of a cluster that answer within the time, which is always waited for; ordered by id.
+    """The nodes of a cluster that answer, ordered by id: those that do soon after the first.
+
+    Args:
+        cluster: its name.
+        interfaces: as of `Discovery`.
+        timeout_s: how long to wait for the first.
 
     Raises:
         ConfigurationError, DiscoveryError: as `Discovery`.
     """
     found: dict[NodeId, list[Address]] = {}
+    somebody = threading.Event()
 
     def add(node: NodeId, addresses: list[Address]) -> None:
         if node in found or len(found) < INSTANCES_MAX:
             found[node] = addresses
+        somebody.set()
 
     with Discovery(cluster, b"", add, interfaces=interfaces):
-        time.sleep(timeout_s)
+        if somebody.wait(timeout_s):
+            time.sleep(_OTHERS_S)
     return sorted(found.items())
 
 
@@ -382,6 +415,8 @@ def _adapters() -> list[tuple[str, int, list[str]]]:
 
 
 def _interfaces(addresses: Sequence[str]) -> list[_Interface]:
+    if not hasattr(socket, "SO_BINDTODEVICE"):
+        raise DiscoveryError(f"multicast DNS cannot be kept to one interface on this system; {_SEED}")
     adapters = _adapters()
     found: dict[tuple[int, int], _Interface] = {}
     for text in addresses:

@@ -25,9 +25,10 @@ from p2pscoop._pursuit import GRACE_S, Pursuit
 from p2pscoop._reunion import Reunion
 from p2pscoop._runtime import Runtime
 from p2pscoop._security import ClusterKey
-from p2pscoop.errors import ConfigurationError, StartError
+from p2pscoop.errors import ConfigurationError, DiscoveryError, StartError
 
 if TYPE_CHECKING:
+    from p2pscoop._discovery import Discovery
     from p2pscoop._profile import NodeProfile
 
 __all__ = ["main"]
@@ -86,6 +87,7 @@ class _Process:
                 resident=config.standing and config.founder,
                 stays=config.standing,
                 socket_name=config.socket_name,
+                on_leave=lambda: home.scheduler.call_soon(self._leave),
             )
         except (ConfigurationError, StartError) as error:
             if not os.path.isdir(config.directory):
@@ -98,6 +100,8 @@ class _Process:
         threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
         if config.complain:
             threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
+        if config.interfaces:
+            threading.Thread(target=self._discover, name="p2pscoop-discover", daemon=True).start()
         profile = self._profile()
         home.runtime.start()
         scheduler.run_until(lambda: self._code is not None)
@@ -107,6 +111,8 @@ class _Process:
         if profile is not None:
             profile.save()
         scheduler.stopped = True
+        if self._discovery is not None:
+            self._discovery.close()
         home.runtime.stop(self._reason, failed=self._failed)
         return self._code if self._code is not None else EXIT_FAILED
 
@@ -117,6 +123,25 @@ class _Process:
 
         return NodeProfile(self.home.scheduler, self._config.profile, self._config.name)
 
+    def _discover(self) -> None:
+        """Body of a thread: to import the library takes a while."""
+        from p2pscoop._discovery import Discovery
+
+        config, runtime = self._config, self.home.runtime
+        host, port = _machine.split_address(runtime.transport.addresses[-1])
+        try:
+            self._discovery = Discovery(
+                config.cluster,
+                runtime.node.id,
+                runtime.hint,
+                hosts=[host],
+                port=port,
+                interfaces=config.interfaces,
+            )
+        except DiscoveryError as error:
+            logger.warning("%s: %s", config.name, error)
+
+    _discovery: Discovery | None = None
     _draining = False
     _failed = False
 

@@ -59,6 +59,8 @@ class NodeConfig:
         standing: whether the node belongs to a standing cluster, or may, and not to a program.
         founder: whether it is a member without having been let in.
         socket_name: of its socket in the directory, if others have to know it.
+        interfaces: addresses of the interfaces on which the node announces itself, and looks for others, by
+            multicast DNS; one node of a supervisor does.
         complain: whether to say so when no seed answers; one node of a supervisor does.
         log_level: of the package's logger.
         profile: directory for a profile of what the node did, or None.
@@ -76,6 +78,7 @@ class NodeConfig:
     standing: bool = False
     founder: bool = False
     socket_name: str | None = None
+    interfaces: tuple[str, ...] = ()
     complain: bool = False
     log_level: int = logging.WARNING
     profile: str | None = None
@@ -90,7 +93,7 @@ class NodeConfig:
     def from_line(cls, line: bytes) -> NodeConfig:
         """Undo `to_line`."""
         fields = json.loads(line)
-        for name in ("seeds", "keys"):
+        for name in ("seeds", "keys", "interfaces"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 

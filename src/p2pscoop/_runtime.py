@@ -36,6 +36,7 @@ from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
 from p2pscoop._core.values import PeerInfo, Spec
 from p2pscoop._deaths import Death, Deaths, notice
+from p2pscoop._hints import Hints
 from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey, cluster_tag
@@ -43,7 +44,7 @@ from p2pscoop._shortage import Shortage
 from p2pscoop._transport import TCP_SCHEME, TLS_SCHEME, NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
-__all__ = ["ASK_PROGRAM", "NO_QUESTION", "NodeStatistics", "Runtime"]
+__all__ = ["ASK_PROGRAM", "ASK_TO_LEAVE", "NO_QUESTION", "NodeStatistics", "Runtime"]
 
 logger = logging.getLogger("p2pscoop")
 
@@ -65,11 +66,15 @@ _TEND_S = 5.0
 """How often seeds that are not among the members are greeted."""
 _TURNED_AWAY_MAX = 100
 """How many callers that were not let in are named in the log."""
+_IN_VAIN_MAX = 10
+"""How many nodes that are said to be of this cluster, and do not answer, are named in the log."""
 _INQUIRY_RESEND_S = 1.0
 """First repetition of an inquiry; doubles each time."""
 
 ASK_PROGRAM = b"?"
 """The question for what a node needs before it runs tasks of a program. Others begin with the id of an origin."""
+ASK_TO_LEAVE = b"!"
+"""The request to drain and go. The answer is empty, or says why not."""
 
 NO_QUESTION = 0
 """The number of what is told, and needs no answer."""
@@ -134,6 +139,8 @@ class Runtime:
         program: what peers prepare before they run this node's tasks.
         limits: bounds and durations.
         predecessor: of the node that died before this one took its place: its pid, and how it died.
+        on_leave: called, in a thread of the runtime's, when somebody wants the node to drain and go. None: it does
+            not do so.
     """
 
     def __init__(
@@ -156,8 +163,10 @@ class Runtime:
         program: bytes | None = None,
         limits: Limits | None = None,
         predecessor: tuple[int, str] | None = None,
+        on_leave: Callable[[], None] | None = None,
     ) -> None:
         self.port = port
+        self._on_leave = on_leave
         self._predecessor = predecessor
         self._deaths = Deaths()
         self._shortage = Shortage(name)
@@ -176,8 +185,10 @@ class Runtime:
         self._feed_pause_s = _FEED_PAUSE_MIN_S
         self._keeper_until = 0.0
         self._dialled: dict[bytes, float] = {}
-        self._tended: tuple[str, ...] = ()
+        self._hints = Hints(self._on_greeted_in_vain)
+        self._greeted: dict[str, float] = {}
         self._turned_away: set[str] = set()
+        self._in_vain = 0
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
         self._questions: dict[int, Callable[[bytes], None]] = {}
@@ -443,23 +454,47 @@ class Runtime:
         if unwanted:
             self.port.withdraw(unwanted)
 
-    def _tend_seeds(self, now: float) -> None:
-        """Greet whoever is at an address that no known peer has.
+    def hint(self, node: NodeId, addresses: Sequence[tuple[str, int]]) -> None:
+        """Somebody says that a node of the cluster is at these hosts and ports. Any thread."""
+        scheme = TLS_SCHEME if self._secure else TCP_SCHEME
+        if node != self.node.id and addresses:
+            places = [scheme + _machine.join_address(host, port) for host, port in addresses]
+            self._hints.add(time.monotonic(), node, places)
+            self._ring()
+
+    def _greet(self, now: float) -> None:
+        """Greet whoever is at the address of a seed or of a hint, and no known peer has it.
 
         A seed may have been restarted; a cluster that was cut in two, or founded twice, finds itself again.
         """
-        self._tend_at = now + _TEND_S
-        for address in self._tended:
-            self._disconnect(_SEED_PEER + address.encode())
-        self._tended = ()
-        if not self.node.joined or self.node.leaving or not self._seeds:
+        for address, until in list(self._greeted.items()):
+            if now >= until:
+                del self._greeted[address]
+                self._disconnect(_SEED_PEER + address.encode())
+        if not self.node.joined or self.node.leaving:
+            self._tend_at = now + _TEND_S
             return
         membership = self.node.membership
-        rows = [membership.row(peer) for peer in membership.alive_peers()]
-        known = {address for row in rows if row is not None for address in row.info.addresses}
-        self._tended = tuple(set(self._seeds) - known)
-        for address in self._tended:
+        wanted = set(self._hints.due(now, membership.__contains__))
+        if now >= self._tend_at:
+            self._tend_at = now + _TEND_S
+            wanted.update(self._seeds)
+        rows = [membership.row(peer) for peer in (*membership.alive_peers(), self.node.id)]
+        wanted.difference_update(address for row in rows if row is not None for address in row.info.addresses)
+        for address in wanted:
+            self._greeted[address] = now + _TEND_S
             self._post(_SEED_PEER + address.encode(), NOBODY, (address,), self.node.greeting())
+
+    def _on_greeted_in_vain(self, addresses: Sequence[str]) -> None:
+        """Both sides hear of each other, so each says it. Anyone can forge a hint, so it is not said for ever."""
+        if self._in_vain < _IN_VAIN_MAX:
+            self._in_vain += 1
+            logger.warning(
+                "%s: somebody at %s says by multicast DNS that it is of this cluster, and does not answer: it has "
+                "another key (compare `p2pscoop keygen --show`), or cannot be reached from here",
+                self.name,
+                ", ".join(address.rpartition("//")[2] for address in addresses),
+            )
 
     def _on_joined(self) -> None:
         for seed in self._seeds:
@@ -568,7 +603,12 @@ class Runtime:
         if self._deaths.hear(question):
             self._explain_poison()
             return
-        if question == ASK_PROGRAM:
+        answer: bytes | None
+        if question == ASK_TO_LEAVE:
+            answer = b"it is the process of a program, and goes when that ends" if self._on_leave is None else b""
+            if self._on_leave is not None:
+                self._on_leave()
+        elif question == ASK_PROGRAM:
             answer = self._program
         else:
             origin, question = question[:NODE_ID_SIZE], question[NODE_ID_SIZE:]
@@ -636,8 +676,8 @@ class Runtime:
         self._explain_poison()
         now = time.monotonic()
         self._send_inquiries(now)
-        if now >= self._tend_at:
-            self._tend_seeds(now)
+        if now >= self._greet_at():
+            self._greet(now)
         if self._serve_at is not None:
             self._serve(now)
         elif self._arm_at is not None and now >= self._arm_at:
@@ -667,7 +707,11 @@ class Runtime:
         due_at = min(at for at in times if at is not None)
         for inquiry in list(self._inquiries.values()):
             due_at = min(due_at, inquiry.due_at)
-        return due_at
+        return min(due_at, self._greet_at())
+
+    def _greet_at(self) -> float:
+        ready = self.node.joined and not self.node.leaving
+        return min(self._tend_at, self._hints.wake_at) if ready else self._tend_at
 
     def _serve(self, now: float) -> None:
         """Somebody announced tasks."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import TIMEOUT_S, eventually
+from tests.net.conftest import Machines, ip, needs_root
 
 from p2pscoop._core.limits import NODE_ID_SIZE
 from p2pscoop._discovery import ADDRESSES_MAX, INSTANCES_MAX, SERVICE_TYPE, Address, Discovery, cluster_hash, find
@@ -389,73 +390,6 @@ def test_an_interface_that_cannot_be_used_is_named(
 
 # In network namespaces.
 
-needs_root = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="network namespaces are Linux's, and root's"
-)
-
-
-def ip(*arguments: str, namespace: str | None = None) -> None:
-    within = [] if namespace is None else ["-n", namespace]
-    done = subprocess.run(["ip", *within, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
-
-
-class Machines:
-    """Namespaces with an interface `lan` each, all plugged into one switch, which has a namespace of its own."""
-
-    def __init__(self) -> None:
-        self._prefix = f"p2pd{os.getpid()}"
-        self.names: list[str] = []
-        self.processes: list[subprocess.Popen[str]] = []
-        self.switch = self._add("s")
-        ip("link", "add", "switch", "type", "bridge", "mcast_snooping", "0", namespace=self.switch)
-        ip("link", "set", "switch", "up", namespace=self.switch)
-
-    def _add(self, suffix: str) -> str:
-        name = f"{self._prefix}{suffix}"
-        ip("netns", "add", name)
-        self.names.append(name)
-        ip("link", "set", "lo", "up", namespace=name)
-        return name
-
-    def add(self, index: int) -> str:
-        name = self._add(str(index))
-        self.plug(name, "lan", f"10.213.9.{index}/24", f"fd00:213::{index}/64", f"fe80::9:{index}/64")
-        return name
-
-    def plug(self, name: str, link: str, *addresses: str) -> None:
-        port = f"{link}{len(self.names)}"
-        ip("link", "add", link, "type", "veth", "peer", "name", port, "netns", self.switch, namespace=name)
-        ip("link", "set", port, "master", "switch", "up", namespace=self.switch)
-        ip("link", "set", link, "addrgenmode", "none", namespace=name)
-        for address in addresses:
-            # No detection of duplicates: an address may be used at once.
-            extra = ["nodad"] if ":" in address else []
-            ip("address", "add", address, "dev", link, *extra, namespace=name)
-        ip("link", "set", link, "up", namespace=name)
-
-    def start(self, namespace: str, program: str, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", namespace, sys.executable, "-c", textwrap.dedent(program), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def remove(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
-        for name in self.names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-
 
 class Agent:
     """A process with a discovery, in a namespace."""
@@ -499,19 +433,6 @@ class Agent:
         self._process.kill()
         self._process.wait(TIMEOUT_S)
         self._reader.join()
-
-
-@pytest.fixture
-def machines() -> Iterator[Machines]:
-    made = Machines.__new__(Machines)
-    try:
-        try:
-            made.__init__()  # type: ignore[misc]
-        except (AssertionError, FileNotFoundError) as error:
-            pytest.skip(f"NO NETWORK NAMESPACES HERE, so that nothing was found in them: {error}")
-        yield made
-    finally:
-        made.remove()
 
 
 HOSTS = {

@@ -237,6 +237,7 @@ def _joining(membership: Membership, directory: str, nodes: int) -> list[NodeCon
             standing=True,
             founder=founds,
             socket_name=f"{name}.ipc",
+            interfaces=membership.interfaces if name == names[0] else (),
             complain=name == names[0] and not founds,
         )
         for name in names

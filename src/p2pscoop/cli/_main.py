@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,8 +15,12 @@ from p2pscoop.cli._membership import security_options
 from p2pscoop.cli._options import LaunchOptions, RunCommand, launch_options
 from p2pscoop.launch.hosts import NODES_MAX
 
+if TYPE_CHECKING:
+    from p2pscoop._attachment import Attachment
+
 __all__ = ["main", "run"]
 
+_F = TypeVar("_F", bound=Callable[..., object])
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -119,7 +126,15 @@ def run(
     "--listen",
     type=_Address(port_min=0, port_optional=True),
     help="Address, and port of the first node, at which the new nodes can be reached  [default: that from which "
-    "the first seed is reached]. Without --seed it founds a cluster.",
+    "the first seed is reached, or of the interface].",
+)
+@click.option(
+    "--interface",
+    "interfaces",
+    metavar="ADDR",
+    multiple=True,
+    help="Address of an interface of this machine on which the nodes find others, and are found, by multicast "
+    "DNS. May be repeated  [default: with --seed none, else that of --listen, or the one for multicast].",
 )
 @click.option(
     "-n",
@@ -132,28 +147,28 @@ def run(
 def join(
     seeds: tuple[tuple[str, int], ...],
     listen: tuple[str, int] | None,
+    interfaces: tuple[str, ...],
     nodes: int | None,
     cluster: str | None,
     key_file: str | None,
     insecure: bool,
 ) -> None:
-    """Add nodes of this machine to a cluster.
+    """Add nodes of this machine to a cluster: that of --seed, or the one that is found on the local network.
 
-    With --seed of a running program they leave when it ends; those of a standing cluster stay, and serve the
-    programs that come. Ctrl-C lets them finish the tasks that they run, a second one does not.
+    If there is none yet, they found it. With --seed of a running program they leave when it ends; those of a
+    standing cluster stay, and serve the programs that come. Ctrl-C lets them finish the tasks that they run, a
+    second one does not.
     """
     from p2pscoop.cli import _launch, _membership
-    from p2pscoop.errors import ConfigurationError
+    from p2pscoop.errors import ConfigurationError, DiscoveryError
 
-    if not seeds and listen is None:
-        raise click.UsageError(
-            "give --seed HOST:PORT, where a node of the cluster listens; or --listen ADDR:PORT, to found a cluster"
-        )
     try:
         security = _membership.secured(cluster, key_file, insecure)
-        member = _membership.membership(security, seeds, listen)
-    except ConfigurationError as error:
+        member = _membership.membership(security, seeds, listen, interfaces)
+    except (ConfigurationError, DiscoveryError) as error:
         raise click.UsageError(str(error)) from error
+    if member.note:
+        click.echo(f"p2pscoop: {member.note}", err=True)
     if insecure:
         _membership.warn_of_insecurity(member.listen[0])
     _launch.join(member, _nodes_or_default(nodes))
@@ -174,6 +189,104 @@ def keygen(cluster: str | None, key_file: str | None, rotate: bool, show: bool) 
         name = cluster or DEFAULT_CLUSTER
         click.echo(_membership.show(name, key_file) if show else _membership.keygen(name, key_file, rotate))
     except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _reaching(command: _F) -> _F:
+    """The options of commands that look at a cluster."""
+    for option in (
+        click.option(
+            "--interface",
+            "interfaces",
+            metavar="ADDR",
+            multiple=True,
+            help="Address of an interface of this machine on which to look for the cluster  [default: the one for "
+            "multicast].",
+        ),
+        click.option(
+            "--seed",
+            "seeds",
+            type=_Address(port_min=1),
+            multiple=True,
+            help="Address that a node of the cluster listens at  [default: found on the local network].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command(context_settings=_SETTINGS)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_reaching
+@security_options
+def status(
+    seeds: tuple[tuple[str, int], ...],
+    interfaces: tuple[str, ...],
+    cluster: str | None,
+    key_file: str | None,
+    insecure: bool,
+    as_json: bool,
+) -> None:
+    """List the nodes of a cluster, as one of them knows it.
+
+    A node is alive, suspect (it does not answer), dead, or has left. What programs are there is listed, too: they
+    are members that submit.
+    """
+    from p2pscoop.cli import _status
+
+    attached = _attached(seeds, interfaces, cluster, key_file, insecure)
+    with _told():
+        click.echo(_status.show(_status.status(attached), attached.cluster, as_json=as_json))
+
+
+@main.command(context_settings=_SETTINGS)
+@click.argument("node")
+@_reaching
+@security_options
+def leave(
+    node: str,
+    seeds: tuple[tuple[str, int], ...],
+    interfaces: tuple[str, ...],
+    cluster: str | None,
+    key_file: str | None,
+    insecure: bool,
+) -> None:
+    """Have a node finish what it runs and leave its cluster, and wait until it is gone.
+
+    NODE is its name, or the beginning of its id, as `p2pscoop status` shows them. Nothing that it did is lost.
+    """
+    from p2pscoop.cli import _status
+
+    attached = _attached(seeds, interfaces, cluster, key_file, insecure)
+    with _told():
+        _status.leave(attached, node)
+
+
+def _attached(
+    seeds: tuple[tuple[str, int], ...],
+    interfaces: tuple[str, ...],
+    cluster: str | None,
+    key_file: str | None,
+    insecure: bool,
+) -> Attachment:
+    from p2pscoop.cli import _membership, _status
+    from p2pscoop.errors import ConfigurationError
+
+    with _told():
+        try:
+            return _status.attached(_membership.secured(cluster, key_file, insecure), seeds, interfaces)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong with a cluster is told without a traceback."""
+    from p2pscoop.errors import P2PScoopError
+
+    try:
+        yield
+    except P2PScoopError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -20,7 +20,7 @@ from p2pscoop._security import (
     read_keys,
     write_keys,
 )
-from p2pscoop.errors import ConfigurationError
+from p2pscoop.errors import ConfigurationError, DiscoveryError
 
 __all__ = [
     "Membership",
@@ -59,11 +59,15 @@ class Membership(NamedTuple):
         security: keys and name.
         seeds: transport addresses to join at.
         listen: address, and port of the first node (0: any), at which they can be reached.
+        interfaces: addresses of interfaces on which they find others and are found; none: they are not.
+        note: what the user should know, or nothing.
     """
 
     security: Security
     seeds: tuple[str, ...]
     listen: tuple[str, int]
+    interfaces: tuple[str, ...] = ()
+    note: str = ""
 
 
 def security_options(command: F) -> F:
@@ -114,16 +118,25 @@ def warn_of_insecurity(address: str) -> None:
     )
 
 
-def membership(security: Security, seeds: Sequence[tuple[str, int]], listen: tuple[str, int] | None) -> Membership:
+def membership(
+    security: Security,
+    seeds: Sequence[tuple[str, int]],
+    listen: tuple[str, int] | None,
+    interfaces: Sequence[str],
+) -> Membership:
     """How the nodes of `join` find the others.
 
     Args:
         security: keys and name.
-        seeds: hosts and ports; none: the nodes found the cluster.
-        listen: where the nodes listen; None: at the address from which the first seed is reached.
+        seeds: hosts and ports; none: the nodes found the cluster, or find it.
+        listen: where the nodes listen; None: at the address from which the first seed is reached, or that of the
+            first interface.
+        interfaces: addresses of those to find others on. None: without seeds, that of `listen`, if it can be used,
+            or the one that multicast leaves by.
 
     Raises:
-        ConfigurationError: a host cannot be resolved, or an address not be listened at.
+        ConfigurationError: a host cannot be resolved, or an address not be used.
+        DiscoveryError: nodes cannot be found on an interface.
     """
     scheme = "tls+tcp://" if security.keys else "tcp://"
     addresses: list[str] = []
@@ -131,11 +144,38 @@ def membership(security: Security, seeds: Sequence[tuple[str, int]], listen: tup
         # Resolved here, so that a mistake is known at once.
         found = _machine.resolve(host, port)
         addresses += [scheme + _machine.join_address(str(address[0]), port) for _, address in found]
-    if listen is None:
-        listen = (_machine.address_towards(*seeds[0]), 0)
-    else:
+    if listen is not None:
         listen = listening(listen)
-    return Membership(security, tuple(addresses), listen)
+    used, note = _interfaces(interfaces, listen, bool(seeds))
+    if listen is None:
+        listen = (_machine.address_towards(*seeds[0]) if seeds else used[0], 0)
+        if "%" in listen[0]:
+            raise ConfigurationError(
+                f"{listen[0]} is of one link only: give --listen ADDR, where the nodes can be reached"
+            )
+    return Membership(security, tuple(addresses), listen, used, note)
+
+
+def _interfaces(
+    given: Sequence[str], listen: tuple[str, int] | None, has_seeds: bool
+) -> tuple[tuple[str, ...], str]:
+    """Where to find others, and what to say of it."""
+    from p2pscoop._discovery import check, default_interface
+
+    if given:
+        check(given)
+        return tuple(given), ""
+    if has_seeds:
+        return (), ""
+    if listen is None:
+        own = default_interface()
+        check([own])
+        return (own,), f"listening at {own}, and looking for others there"
+    try:
+        check([listen[0]])
+    except DiscoveryError as error:
+        return (), f"others need --seed to find these nodes: {error}"
+    return (listen[0],), ""
 
 
 def listening(listen: tuple[str, int]) -> tuple[str, int]:
