@@ -11,6 +11,7 @@ C code that does not return is not interrupted. After `GRACE_S` the node makes w
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,6 @@ _DOORS = frozenset({Future.result.__code__, Scheduler.step.__code__, Scheduler._
 """Our functions that call the user's."""
 _PASSAGES = frozenset({_dataflow._call.__code__, Limited.__call__.__code__})
 """Our functions that run as part of a task."""
-
 
 _AS_THE_USERS = frozenset({call_as_user.__code__})
 
@@ -94,8 +94,16 @@ class Pursuit:
 
     def _on_signal(self, _: int, frame: FrameType | None) -> None:
         pursued = (task for task in tuple(self._pursued) if self._hosts(task))
-        if _is_of_a_task(frame) and any(map(self._scheduler.runs, pursued)):
+        if _is_of_a_task(frame) and any(map(self._scheduler.runs, pursued)) and not _cleans_up():
             raise TaskCancelled
+
+
+def _cleans_up() -> bool:
+    """Whether the running frame is in a block that is there because the task was interrupted: that may go on."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, TaskCancelled):
+        error = error.__context__
+    return error is not None
 
 
 def _is_of_a_task(frame: FrameType | None) -> bool:

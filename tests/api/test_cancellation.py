@@ -44,6 +44,21 @@ def sleep(path: Path) -> None:
         path.write_text("ended")
 
 
+def clean_up(path: Path) -> None:
+    """For longer than it takes to be interrupted again."""
+    try:
+        begin(path)
+        time.sleep(1000)
+    finally:
+        try:
+            raise KeyError("of the clean-up")
+        except KeyError:
+            for _ in range(50):
+                time.sleep(0.01)
+        time.sleep(0.1)
+        path.write_text("ended")
+
+
 def wait(path: Path) -> None:
     """For a task of its own, which never ends."""
     try:
@@ -54,7 +69,7 @@ def wait(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("three_nodes")
-@pytest.mark.parametrize("work", [compute, sleep, wait])
+@pytest.mark.parametrize("work", [compute, sleep, clean_up, wait])
 def test_a_task_of_another_node_is_interrupted(work: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "trace"
     task = stolen(work, path)
@@ -64,7 +79,7 @@ def test_a_task_of_another_node_is_interrupted(work: Callable[[Path], None], tmp
     assert task.cancelled()
     with pytest.raises(CancelledError):
         task.result()
-    eventually(path.exists)
+    eventually(lambda: path.exists() and path.read_text() == "ended")
     if work is wait:
         eventually((tmp_path / "inner").exists)
     assert int(path.with_suffix(".begun").read_text()) in nodes_of(), "the node lives"
