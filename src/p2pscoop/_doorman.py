@@ -7,8 +7,9 @@ of this process for ever; enough of them, and members could not connect any more
 NNG does not tell of such connections. So this looks at the descriptors of the process itself: a connected socket
 with the listener's port that belongs to no pipe has not finished. It is shut down, which NNG takes for the end of
 its peer, if it is older than some seconds, or if there are too many. Of too many, one of the address with the most
-goes, so that whoever comes from elsewhere is not harmed; and any of these, not the oldest, so that a member with a
-long way to go still has a chance.
+goes, so that whoever comes from elsewhere is not harmed. Of these it is one that this process has not answered, if
+there is one: to a handshake without the key there is no answer, and a member that has one believes that it is
+through. Which of those is drawn by lot, so that a member with a long way to go has a chance.
 
 A thread sleeps until somebody connects. It works where there are `/proc` and epoll: on Linux. It needs no
 descriptor that it has not had from the start, and touches none but under a descriptor of its own, after a look at
@@ -23,6 +24,7 @@ import os
 import random
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -57,6 +59,9 @@ _TRIM_S = 1.0
 """How often memory is given back while callers are turned away."""
 _AGAIN_S = 60.0
 """What was done is said this often at most."""
+_SEGMENTS_SENT = struct.Struct("=I")
+_SEGMENTS_AT = 156
+"""Where Linux, since 4.6, says in `TCP_INFO` how many segments with data were sent."""
 _DESCRIPTORS_MAX = 65_536
 """If they cannot be listed, so many are looked at, or as many as the process may have."""
 
@@ -147,7 +152,7 @@ class Doorman:
             if caller.place in members:
                 self._seen[inode] = None
                 del unfinished[inode]
-        for inode in _unwanted(unfinished, now, _bound()):
+        for inode in _unwanted(unfinished, now, _bound(), lambda inode: self._is_answered(there[inode], inode)):
             self._seen[inode] = None
             self._hang_up(there[inode], inode, unfinished[inode])
         if self._refused:
@@ -225,6 +230,14 @@ class Doorman:
             return _Caller((socket.inet_pton(held.family, host.partition("%")[0]), port), now)
         return None
 
+    def _is_answered(self, descriptor: int, inode: int) -> bool:
+        """Whether something was sent to this caller."""
+        with self._holding(descriptor, inode) as held, contextlib.suppress(OSError, struct.error):
+            if held is not None:
+                state = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_SENT.size + _SEGMENTS_AT)
+                return bool(_SEGMENTS_SENT.unpack_from(state, _SEGMENTS_AT)[0])
+        return False
+
     def _hang_up(self, descriptor: int, inode: int, caller: _Caller) -> None:
         with self._holding(descriptor, inode) as held, contextlib.suppress(OSError):
             if held is not None:
@@ -233,19 +246,21 @@ class Doorman:
                 self._refused[socket.inet_ntop(held.family, address)] += 1
 
 
-def _unwanted(unfinished: dict[int, _Caller], now: float, bound: int) -> list[int]:
+def _unwanted(
+    unfinished: dict[int, _Caller], now: float, bound: int, is_answered: Callable[[int], bool]
+) -> list[int]:
     """Those that are late, and one by one of the address with the most, until they are within the bound."""
     late = [inode for inode, caller in unfinished.items() if now - caller.since > _HANDSHAKE_S]
-    others: defaultdict[bytes, list[int]] = defaultdict(list)
-    for inode, caller in unfinished.items():
-        if now - caller.since <= _HANDSHAKE_S:
-            others[caller.place[0]].append(inode)
-    surplus = []
-    for each in others.values():
-        random.shuffle(each)
-    for _ in range(len(unfinished) - len(late) - bound):
-        surplus.append(max(others.values(), key=len).pop())
-    return late + surplus
+    surplus = len(unfinished) - len(late) - bound
+    if surplus <= 0:
+        return late
+    crowds: defaultdict[bytes, list[int]] = defaultdict(list)
+    for inode in unfinished.keys() - late:
+        crowds[unfinished[inode].place[0]].append(inode)
+    for crowd in crowds.values():
+        random.shuffle(crowd)
+        crowd.sort(key=is_answered, reverse=True)
+    return late + [max(crowds.values(), key=len).pop() for _ in range(surplus)]
 
 
 def _bound() -> int:
