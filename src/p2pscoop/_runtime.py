@@ -68,6 +68,10 @@ _TURNED_AWAY_MAX = 100
 """How many callers that were not let in are named in the log."""
 _IN_VAIN_MAX = 10
 """How many nodes that are said to be of this cluster, and do not answer, are named in the log."""
+_MALFORMED_MAX = 10
+"""How many of the messages that are none are named in the log, each with what is wrong with it."""
+_MALFORMED_AGAIN_S = 60.0
+"""How often it is said after that how many there were."""
 _INQUIRY_RESEND_S = 1.0
 """First repetition of an inquiry; doubles each time."""
 
@@ -189,6 +193,9 @@ class Runtime:
         self._greeted: dict[str, float] = {}
         self._turned_away: set[str] = set()
         self._in_vain = 0
+        self.malformed = 0
+        """How many messages came that were none."""
+        self._malformed_at = 0.0
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
         self._questions: dict[int, Callable[[bytes], None]] = {}
@@ -639,12 +646,22 @@ class Runtime:
                 if data is not None:
                     self._receive(decode(data, self.limits))
             except RemoteProtocolError as error:
-                logger.warning("%s: dropped a message: %s", self.name, error)
+                self._on_malformed(error)
             except Exception as error:
                 if self._shortage.tell(error):
                     time.sleep(_SHORT_PAUSE_S)  # It would only be the same again.
                 else:
                     logger.exception("%s: the I/O thread goes on after an error", self.name)
+
+    def _on_malformed(self, error: RemoteProtocolError) -> None:
+        self.malformed += 1
+        now = time.monotonic()
+        if self.malformed <= _MALFORMED_MAX:
+            logger.warning("%s: dropped a message: %s", self.name, error)
+            self._malformed_at = now + _MALFORMED_AGAIN_S
+        elif now >= self._malformed_at:
+            logger.warning("%s: dropped %d messages by now; the last: %s", self.name, self.malformed, error)
+            self._malformed_at = now + _MALFORMED_AGAIN_S
 
     def _receive(self, envelope: Envelope) -> None:
         self.do(lambda now: self.node.receive(now, envelope))
@@ -735,7 +752,8 @@ class Runtime:
                 self._lose(peer)
         late = time.monotonic() - _CONNECT_TIMEOUT_S
         for peer, since in list(self._dialled.items()):
-            if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
+            if since < late and not self.transport.is_connected(peer):
+                # Seeds too: NNG dials no more if a handshake was cut off at a certain point.
                 logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
                 self._events.append((peer, False))
 

@@ -16,6 +16,8 @@ What NNG does that one would not expect, and what is done about it here:
 - `close` does not wait for what is queued: whoever has a last word waits for its acknowledgement.
 - Sockets must be closed before the interpreter ends, and must not be touched in a forked child.
 - A handshake that is begun and not finished is never given up: see `_doorman`.
+- A TLS connection that is lost when it has just been made may never be told of as removed: whoever sends to it
+  sends to nobody. So each is looked at once, when it is a second old, and closed if it has no other end any more.
 
 Who may connect: by TCP, whoever has a key (TLS sees to that); by a socket of a file, this user and root, although
 nobody else can enter its directory.
@@ -52,6 +54,8 @@ logger = logging.getLogger("p2pscoop")
 TCP_SCHEME = "tcp://"
 TLS_SCHEME = "tls+tcp://"
 _TLS_1_3 = 0x304
+_PROBATION_S = 1.0
+"""When a new connection is looked at; those that are lost later are told of."""
 _HANDSHAKE_S = 0.5
 """Longer than a handshake takes, where there is one."""
 
@@ -146,7 +150,13 @@ class _Link:
     """The sending half of a connection to one peer."""
 
     def __init__(
-        self, peer: bytes, address: str, on_event: LinkEvent, limits: Limits, keys: Sequence[ClusterKey]
+        self,
+        peer: bytes,
+        address: str,
+        on_event: LinkEvent,
+        limits: Limits,
+        keys: Sequence[ClusterKey],
+        on_new: Callable[[Any], None],
     ) -> None:
         self.peer = peer
         self.address = address
@@ -167,9 +177,14 @@ class _Link:
         if address.startswith(TLS_SCHEME):
             self._tls = tls_config(keys, listens=False)
             self.socket.tls_config = self._tls
+            self.socket.add_post_pipe_connect_cb(on_new)
         self.socket.add_post_pipe_connect_cb(self._on_added)
         self.socket.add_post_pipe_remove_cb(self._on_removed)
-        self.socket.dial(address, block=False)
+        try:
+            self.socket.dial(address, block=False)
+        except pynng.NNGException:
+            self.socket.close()
+            raise
 
     def send(self, frames: Sequence[bytes]) -> None:
         with self._lock:
@@ -275,6 +290,7 @@ class NngTransport:
         )
         self._doorman: Doorman | None = None
         self._foreigners: set[int] = set()
+        self._new: deque[tuple[float, Any]] = deque()
         self._inbox.add_pre_pipe_connect_cb(self._admit)
         _keep_until_exit(self)
         if self._inbox.recv_max_size != limits.frame_max:
@@ -292,9 +308,22 @@ class NngTransport:
                 if link is None:
                     if self._closed or not addresses:
                         return
-                    link = self._links[peer] = _Link(peer, addresses[0], self._on_event, self._limits, self._keys)
+                    link = self._connect(peer, addresses[0])
+        if link is None:
+            self._on_event(peer, False)
+            return
         frames = list(cut(data, next(self._streams).to_bytes(8, "big"), self._limits))
         link.send(frames)
+
+    def _connect(self, peer: bytes, address: str) -> _Link | None:
+        """A new connection to a peer, or None if what it says of itself is no address."""
+        try:
+            link = _Link(peer, address, self._on_event, self._limits, self._keys, self._on_new)
+        except (pynng.AddressInvalid, pynng.InvalidOperation) as error:
+            logger.info("%s cannot be dialled at %.200r: %s", peer.hex(), address, error)
+            return None
+        self._links[peer] = link
+        return link
 
     def receive(self) -> bytes | None:
         """See `Transport`."""
@@ -318,6 +347,7 @@ class NngTransport:
 
     def pump(self) -> bool:
         """See `Transport`."""
+        self._look_at_new()
         waiting = False
         for link in list(self._links.values()):
             waiting |= link.pump()
@@ -377,6 +407,7 @@ class NngTransport:
             scheme = TLS_SCHEME
             self._tls = tls_config(self._keys, listens=True)
             self._inbox.tls_config = self._tls
+            self._inbox.add_post_pipe_connect_cb(self._on_new)
         try:
             listener = self._inbox.listen(f"{scheme}{bracketed}:{port}")
         except pynng.NNGException as error:
@@ -394,6 +425,23 @@ class NngTransport:
             with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
                 places.append(_place(pipe.remote_address))
         return places
+
+    def _on_new(self, pipe: Any) -> None:
+        """In a thread of NNG's."""
+        self._new.append((time.monotonic(), pipe))
+
+    def _look_at_new(self) -> None:
+        until = time.monotonic() - _PROBATION_S
+        while self._new and self._new[0][0] < until:
+            try:
+                _, pipe = self._new.popleft()
+            except IndexError:
+                return  # Another thread was faster.
+            try:
+                _ = pipe.remote_address
+            except pynng.NNGException:
+                with contextlib.suppress(pynng.NNGException):
+                    pipe.close()  # It is told of as removed now, and dialled again.
 
     def _admit(self, pipe: Any) -> None:
         """In a thread of NNG's, before anything is received: turn away other users of this machine."""

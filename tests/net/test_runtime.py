@@ -55,7 +55,8 @@ def info_of(node: bytes, address: str = "tcp://127.0.0.1:9") -> PeerInfo:
 def test_garbage_is_dropped_and_named(address: str, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(7)
     send(address, *(rng.randbytes(rng.randint(0, 300)) for _ in range(200)))
-    eventually(lambda: caplog.text.count("dropped a message") >= 190)
+    eventually(lambda: current().hooks.runtime.malformed >= 190)  # type: ignore[attr-defined]
+    assert 1 <= caplog.text.count("dropped a message") <= 10
     assert futures.submit(abs, -1).result() == 1
 
 

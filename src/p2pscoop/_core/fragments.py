@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from p2pscoop._core.limits import Limits
 from p2pscoop.errors import RemoteProtocolError
@@ -22,6 +22,9 @@ FRAGMENT_MARK = 0xF0
 """First byte of every fragment."""
 
 _HEAD = struct.Struct(">B8sIIQ")
+_COST = 256
+"""Bytes that a half-received message takes before any piece of it is there, and 8 more for each piece. They count:
+a peer might begin one after the other."""
 
 
 def cut(data: bytes, stream: bytes, limits: Limits) -> Iterator[bytes]:
@@ -47,7 +50,7 @@ class _Assembly:
     size: int
     pieces: list[bytes | None]
     missing: int
-    received: int = field(default=0)
+    received: int
 
 
 class Assembler:
@@ -60,7 +63,7 @@ class Assembler:
 
     @property
     def size(self) -> int:
-        """Bytes of all messages that are half received."""
+        """Bytes that all half-received messages take."""
         return self._received
 
     def feed(self, frame: bytes) -> bytes | None:
@@ -85,7 +88,9 @@ class Assembler:
             raise RemoteProtocolError(f"fragment {index} of {count}, {len(piece)} bytes of {size}: impossible")
         assembly = self._assemblies.get(stream)
         if assembly is None:
-            assembly = self._assemblies[stream] = _Assembly(size, [None] * count, count)
+            cost = _COST + 8 * count
+            assembly = self._assemblies[stream] = _Assembly(size, [None] * count, count, cost)
+            self._received += cost
         elif assembly.size != size:
             raise RemoteProtocolError(f"fragments of one message differ about its size: {size}, {assembly.size}")
         if assembly.pieces[index] is None:
