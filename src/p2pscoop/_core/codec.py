@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgpack
+import msgpack.fallback
 
 from p2pscoop._core.fields import MalformedError
 from p2pscoop._core.ids import NOBODY, NodeId
@@ -34,6 +35,11 @@ _GREETINGS = (Join, Refuse)
 _GREETING_KINDS = tuple(message.KIND for message in _GREETINGS)
 
 _PREFIX_SIZE = 5
+
+_LONG_ROWS = (b"\xdc", b"\xdd", b"\xde", b"\xdf")
+"""With which msgpack begins lists and maps of 16 and more, whose length follows."""
+_PROMISED_MAX = 32 * 1024 * 1024
+"""Bytes. msgpack makes room for the whole of a list when it reads its length, and does so again for a list in it."""
 
 
 class Envelope(NamedTuple):
@@ -86,8 +92,7 @@ def decode(data: bytes, limits: Limits) -> Envelope:
             f"header of {header_size} bytes in a message of {len(data)}; the limit is {limits.header_max}"
         )
     try:
-        # The length of the input bounds every length inside: msgpack checks them before it allocates.
-        header = msgpack.unpackb(memoryview(data)[_PREFIX_SIZE:payload_start], use_list=True, strict_map_key=True)
+        header = _unpack_header(data[_PREFIX_SIZE:payload_start])
         if type(header) is not list or len(header) != 5:
             raise MalformedError("header is not a row of 5")
         kind, sender, recipient, fields, lengths = header
@@ -107,6 +112,23 @@ def decode(data: bytes, limits: Limits) -> Envelope:
     except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
         # ValueError covers msgpack's own errors, bad UTF-8 among them.
         raise RemoteProtocolError(f"header is not msgpack: {type(error).__name__}: {error}") from None
+
+
+def _unpack_header(data: bytes) -> object:
+    """What msgpack finds in a header. It has seen to it that no length inside is greater than that of the header.
+
+    Where lists within lists might promise more than is good, its slower form reads the header, which makes room for
+    what is there.
+    """
+    rows = sum(map(data.count, _LONG_ROWS))
+    if rows * 8 * len(data) <= _PROMISED_MAX:
+        return msgpack.unpackb(data, use_list=True, strict_map_key=True)
+    unpacker = msgpack.fallback.Unpacker(max_buffer_size=len(data), use_list=True, strict_map_key=True)
+    unpacker.feed(data)
+    header = unpacker.unpack()
+    if unpacker.tell() != len(data):
+        raise MalformedError("something follows the header")
+    return header
 
 
 def _split(data: bytes, start: int, lengths: object) -> list[bytes]:
