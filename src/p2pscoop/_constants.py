@@ -74,6 +74,12 @@ def read_answer(data: bytes) -> Answer:
     return Answer(*msgpack.unpackb(data))
 
 
+def _checked(details: list[Any], *types: type) -> list[Any]:
+    if [type(each) for each in details] != list(types):
+        raise RemoteProtocolError("a question with details of other types")
+    return details
+
+
 class _Sending(NamedTuple):
     """A transfer of a constant to a node: who gives it, and since when."""
 
@@ -142,11 +148,16 @@ class Constants:
             raise RemoteProtocolError(f"a question that cannot be read: {error}") from error
         answer: Answer | None = None
         if kind == "fetch":
-            answer = self._on_fetch(now, peer, *details)
+            name, directly = _checked(details, str, bool)
+            answer = self._on_fetch(now, peer, name, directly)
         elif kind == "have":
-            self._on_have(peer, *details)
+            (name,) = _checked(details, str)
+            self._on_have(peer, name)
         elif kind == "define" and self._origin:
-            answer = self.define(*details)
+            token, pickles = _checked(details, bytes, dict)
+            for name, data in pickles.items():
+                _checked([name, data], str, bytes)
+            answer = self.define(token, pickles)
         return None if answer is None else msgpack.packb(tuple(answer))
 
     def _on_fetch(self, now: float, peer: NodeId, name: str, directly: bool) -> Answer | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2pscoop._core import fields as f
@@ -184,6 +185,34 @@ def test_bombs_are_refused_without_being_built(bomb: bytes) -> None:
     data = bytes((MESSAGE_MARK,)) + len(bomb).to_bytes(4, "big") + bomb
     with pytest.raises(RemoteProtocolError):
         decode(data, LIMITS)
+
+
+@pytest.mark.parametrize(("size", "depth"), [(8192, 1000), (2**16, 1000), (2**20, 1000)])
+def test_lists_in_lists_that_promise_much_get_no_room_for_it(size: int, depth: int) -> None:
+    bomb = ((b"\xdd" + (size - 8).to_bytes(4, "big")) * depth).ljust(size, b"\x90")[:size]
+    data = bytes((MESSAGE_MARK,)) + size.to_bytes(4, "big") + bomb
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            decode(data, LIMITS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * size + 2**20
+
+
+@given(st.lists(st.tuples(node_ids, uints, uints, uints), min_size=300, max_size=300))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+def test_long_headers_that_look_like_such_bombs_are_read(rows: list[tuple[bytes, int, int, int]]) -> None:
+    marked = [v.TaskEntry(b"\xdd" + owner[:7], serial, Token(a, b)) for owner, serial, a, b in rows * 3]
+    envelope = Envelope(ME, YOU, m.Holding(tuple(marked)))
+    assert decode(encode(envelope, LIMITS), LIMITS) == envelope
+
+
+def test_a_long_header_that_is_followed_by_something_is_refused() -> None:
+    packed = msgpack.packb([13, ME, YOU, [b"\xdd" * 40_000], []]) + b"\xc0"
+    with pytest.raises(RemoteProtocolError, match="something follows the header"):
+        decode(bytes((MESSAGE_MARK,)) + len(packed).to_bytes(4, "big") + packed, LIMITS)
 
 
 def test_a_header_length_beyond_the_limit_is_refused() -> None:

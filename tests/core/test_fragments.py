@@ -68,6 +68,14 @@ def test_what_is_half_received_is_bounded() -> None:
     assert assembler.feed(frames_of(message(1000), 199)[-1]) == message(1000)
 
 
+def test_beginnings_that_hold_nothing_are_bounded_too() -> None:
+    assembler = Assembler(SMALL)
+    for stream in range(1000):
+        assert assembler.feed(head(stream.to_bytes(8, "big"), 51, 52, 51 * 39 + 1) + b"x") is None
+    assert 0 < len(assembler._assemblies) * 256 <= SMALL.assembly_max
+    assert assembler.size <= SMALL.assembly_max
+
+
 def head(stream: bytes, index: int, count: int, size: int) -> bytes:
     numbers = index.to_bytes(4, "big") + count.to_bytes(4, "big") + size.to_bytes(8, "big")
     return bytes((FRAGMENT_MARK,)) + stream + numbers

@@ -19,8 +19,9 @@ _TIMEOUT_MS = 30_000
 
 
 class KeyedPeer:
-    """One connection. The standard library of Python 3.11 has no pre-shared keys, so the streams below NNG's sockets
-    are used: bytes in, bytes out.
+    """One connection.
+
+    The standard library of Python 3.11 has no pre-shared keys, so the streams below NNG's sockets are used.
 
     Args:
         address: of a node's inbox, by TLS.
@@ -85,8 +86,8 @@ class KeyedPeer:
         """Wait until the other side closes the connection."""
         try:
             self.receive(1)
-        except (pynng.ConnectionShutdown, pynng.ConnectionReset, pynng.Closed):
-            return True
+        except pynng.NNGException as error:
+            return not isinstance(error, pynng.Timeout)
         return False
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ _PREFIX_SIZE = 5
 _LONG_ROWS = (b"\xdc", b"\xdd", b"\xde", b"\xdf")
 """With which msgpack begins lists and maps of 16 and more, whose length follows."""
 _PROMISED_MAX = 32 * 1024 * 1024
-"""Bytes. msgpack makes room for the whole of a list when it reads its length, and does so again for a list in it."""
+"""Bytes. msgpack makes room for the whole of a list when it reads its length, and again for a list within it."""
 
 
 class Envelope(NamedTuple):
@@ -115,10 +115,10 @@ def decode(data: bytes, limits: Limits) -> Envelope:
 
 
 def _unpack_header(data: bytes) -> object:
-    """What msgpack finds in a header. It has seen to it that no length inside is greater than that of the header.
+    """What msgpack finds in a header. It refuses lengths inside that are greater than that of the header.
 
-    Where lists within lists might promise more than is good, its slower form reads the header, which makes room for
-    what is there.
+    Where lists within lists might promise more than is good, its slower form reads the header, which makes room
+    for what is there.
     """
     rows = sum(map(data.count, _LONG_ROWS))
     if rows * 8 * len(data) <= _PROMISED_MAX:
