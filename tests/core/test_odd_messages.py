@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.core.test_codec import LIMITS, any_message
 from tests.core.test_node import SPEC, VALUE, info, new_node
@@ -20,7 +20,10 @@ numbers = st.sampled_from([0, 1, 2, 2**31, 2**63 - 1])
 tokens = st.builds(Token, numbers, numbers)
 entries = st.lists(st.builds(v.TaskEntry, st.sampled_from(IDS), numbers, tokens), max_size=3).map(tuple)
 members = st.lists(
-    st.builds(v.MemberEntry, st.sampled_from(PEERS), st.sampled_from(v.MemberState), numbers), max_size=3
+    st.builds(
+        v.MemberEntry, st.sampled_from([*PEERS, info("me", origin=True)]), st.sampled_from(v.MemberState), numbers
+    ),
+    max_size=3,
 ).map(tuple)
 results = st.lists(st.builds(v.TaskResult, numbers, tokens, st.just(VALUE)), max_size=3).map(tuple)
 granted = st.lists(st.builds(v.GrantedTask, st.sampled_from(IDS), numbers, tokens, st.just(SPEC)), max_size=3).map(
@@ -56,6 +59,10 @@ def node() -> Node:
     return made
 
 
+ABSURD = m.Sync((v.MemberEntry(info("me", origin=True), v.MemberState.DEAD, 2**63 - 1),), True)
+
+
+@example([(IDS[0], True, ABSURD)])
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.booleans(), likely_message), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_nothing_that_reads_as_a_message_breaks_a_node(said: list[tuple[bytes, bool, m.Message]]) -> None:

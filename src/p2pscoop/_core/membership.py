@@ -20,6 +20,8 @@ from p2pscoop._core.values import MemberEntry, MemberState, PeerInfo
 
 __all__ = ["Change", "ChangeKind", "Membership"]
 
+_INCARNATION_MAX = 2**63 - 1
+
 
 class ChangeKind(Enum):
     """What became of a peer."""
@@ -99,7 +101,7 @@ class Membership:
     def describe(self, me: PeerInfo) -> None:
         """This node tells something else of itself than before."""
         row = self._rows[self._me]
-        self._rows[self._me] = MemberEntry(me, MemberState.ALIVE, row.incarnation + 1)
+        self._rows[self._me] = MemberEntry(me, MemberState.ALIVE, _next(row.incarnation))
 
     def origins(self) -> tuple[NodeId, ...]:
         """The peers (and this node) that are there and submitted a program."""
@@ -121,7 +123,7 @@ class Membership:
         row = self._rows.get(info.id)
         if row is not None and row.state is not MemberState.ALIVE:
             # Its word against hearsay: it speaks, so it is there.
-            return self.merge([MemberEntry(info, MemberState.ALIVE, row.incarnation + 1)])
+            return self.merge([MemberEntry(info, MemberState.ALIVE, _next(row.incarnation))])
         return self.merge([MemberEntry(info, MemberState.ALIVE, 0 if row is None else row.incarnation)])
 
     def leave(self, node: NodeId) -> list[Change]:
@@ -144,7 +146,7 @@ class Membership:
         if node == self._me:
             if row is not None and entry.state is not MemberState.ALIVE and entry.incarnation >= row.incarnation:
                 # Somebody takes this node for gone: refute it with a higher incarnation.
-                self._rows[node] = row._replace(incarnation=entry.incarnation + 1)
+                self._rows[node] = row._replace(incarnation=_next(entry.incarnation))
             return None
         if row is None:
             if len(self._rows) >= self._limits.members_max and not self._forget_one():
@@ -171,3 +173,8 @@ class Membership:
                 del self._rows[node]
                 return True
         return False
+
+
+def _next(incarnation: int) -> int:
+    """The next one; or the last that can be said, if somebody claims that: what a node says stays readable."""
+    return min(incarnation + 1, _INCARNATION_MAX)
