@@ -19,6 +19,7 @@ __all__ = ["THREAD_LIMITS", "host_name", "limited_environment", "make_directory"
 
 NODES_VARIABLE = "P2PSCOOP_NODES"
 NODES_MAX = 10_000
+CONNECTIONS_VARIABLE = "P2PSCOOP_CONNECTIONS"
 
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",
@@ -103,6 +104,22 @@ def node_count(environment: Mapping[str, str] = os.environ) -> int:
             f"{NODES_VARIABLE} is {text!r}; set it to a number of nodes from 1 to {NODES_MAX}"
         )
     return count
+
+
+def connections_max(default: int, environment: Mapping[str, str] = os.environ) -> int:
+    """To how many peers a node keeps a connection: `P2PSCOOP_CONNECTIONS`, or the default.
+
+    Raises:
+        ConfigurationError: the variable is not a number from 1.
+    """
+    text = environment.get(CONNECTIONS_VARIABLE)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(
+            f"{CONNECTIONS_VARIABLE} is {text!r}; set it to a number of connections, 1 or more"
+        )
+    return int(text)
 
 
 def limited_environment(nodes: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -21,7 +21,7 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -64,6 +64,8 @@ _SHORT_PAUSE_S = 0.1
 _SEED_PEER = b"seed:"
 _TEND_S = 5.0
 """How often seeds that are not among the members are greeted."""
+_TRIM_S = 1.0
+"""How often connections are counted."""
 _TURNED_AWAY_MAX = 100
 """How many callers that were not let in are named in the log."""
 _IN_VAIN_MAX = 10
@@ -170,7 +172,8 @@ class Runtime:
         self._predecessor = predecessor
         self._deaths = Deaths()
         self._shortage = Shortage(name)
-        self.limits = limits or Limits()
+        limits = limits or Limits()
+        self.limits = replace(limits, connections_max=_machine.connections_max(limits.connections_max))
         self.name = name
         self._seeds = tuple(seeds)
         self._events: deque[tuple[bytes, bool]] = deque()
@@ -224,6 +227,7 @@ class Runtime:
         self._constants: dict[NodeId, Constants] = {}
         self._inquiries: dict[int, _Inquiry] = {}
         self._tend_at = 0.0
+        self._trim_at = 0.0
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
             fx.Send: lambda effect: lambda: self._send(effect.recipient, effect.message),
             fx.SendToSeeds: lambda effect: lambda: self._send_to_seeds(effect.message),
@@ -675,6 +679,12 @@ class Runtime:
         self._handle_events()
         self._explain_poison()
         now = time.monotonic()
+        if now >= self._trim_at:
+            self._trim_at = now + _TRIM_S
+            with self._lock:
+                counterparts = self.node.counterparts
+            for peer in self.transport.unused(counterparts):
+                self._disconnect(peer)
         self._send_inquiries(now)
         if now >= self._greet_at():
             self._greet(now)

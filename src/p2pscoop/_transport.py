@@ -27,7 +27,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 import pynng
@@ -44,6 +44,9 @@ TLS_SCHEME = "tls+tcp://"
 _TLS_1_3 = 0x304
 _HANDSHAKE_S = 0.5
 """Longer than a handshake takes, where there is one."""
+
+_USED_S = 0.25
+"""A connection that was used within this time may have something on its way, and is not closed for others."""
 
 _RECEIVE_TIMEOUT_MS = 2000
 """A time-out costs over a millisecond of work; `wake` ends the wait when there is a reason."""
@@ -106,6 +109,14 @@ class Transport(Protocol):
         """Nothing more will be sent to this peer."""
         ...
 
+    def unused(self, kept: Container[bytes]) -> list[bytes]:
+        """Peers to disconnect, because there are too many, or nothing was said to them for a long time.
+
+        Args:
+            kept: the peers that stay connected in any case.
+        """
+        ...
+
     def close(self) -> None:
         """Close all sockets. What is queued is lost."""
         ...
@@ -149,7 +160,7 @@ class _Link:
             reconnect_time_min=_RECONNECT_MIN_MS,
             reconnect_time_max=_RECONNECT_MAX_MS,
         )
-        self._dialled_at = time.monotonic()
+        self.used_at = self._dialled_at = time.monotonic()
         if address.startswith(TLS_SCHEME):
             self._tls = tls_config(keys, listens=False)
             self.socket.tls_config = self._tls
@@ -158,6 +169,7 @@ class _Link:
         self.socket.dial(address, block=False)
 
     def send(self, frames: Sequence[bytes]) -> None:
+        self.used_at = time.monotonic()
         with self._lock:
             size = sum(map(len, frames))
             if self._closed or self._queued + size > self._limits.assembly_max:
@@ -182,6 +194,10 @@ class _Link:
     @property
     def connected(self) -> bool:
         return bool(self._pipes)
+
+    @property
+    def has_queue(self) -> bool:
+        return bool(self._queue)
 
     @property
     def shakes_hands(self) -> bool:
@@ -317,6 +333,20 @@ class NngTransport:
             link = self._links.pop(peer, None)
         if link is not None:
             link.close()
+
+    def unused(self, kept: Container[bytes]) -> list[bytes]:
+        """See `Transport`."""
+        now, limits = time.monotonic(), self._limits
+        links = sorted(list(self._links.values()), key=lambda link: link.used_at)
+        excess = len(links) - limits.connections_max
+        found: list[bytes] = []
+        for link in links:
+            idle_s = now - link.used_at
+            if idle_s < _USED_S or not (len(found) < excess or idle_s > limits.connection_idle_s):
+                break
+            if link.peer not in kept and not link.has_queue:
+                found.append(link.peer)
+        return found
 
     def close(self) -> None:
         """See `Transport`."""

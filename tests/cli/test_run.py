@@ -289,6 +289,39 @@ def test_bad_input_is_named(arguments: list[str], complaint: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+CONNECTIONS = """
+    import time
+    from p2pscoop import _local, futures
+
+    def fib(n):
+        return n if n < 2 else futures.submit(fib, n - 1).result() + futures.submit(fib, n - 2).result()
+
+    def connections(_):
+        time.sleep(2)  # In the meantime nobody steals, and connections are counted once.
+        runtime = _local.installed().hooks.runtime
+        return runtime.name, len(runtime.transport._links)
+
+    assert futures.submit(fib, 18).result() == 2584
+    counts = {}
+    while len(counts) < 8:
+        # The origin has to keep those to all that have a task of its.
+        counts |= {name: links for name, links in futures.map(connections, range(9)) if name != "origin"}
+    assert futures.submit(fib, 18).result() == 2584
+    print(max(counts.values()))
+"""
+
+
+def test_the_number_of_connections_is_bounded(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P2PSCOOP_CONNECTIONS", "3")
+    done = script(CONNECTIONS).run(nodes=9)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 3 + 2, "what was opened since they were last counted, which is a second ago"
+    monkeypatch.setenv("P2PSCOOP_CONNECTIONS", "few")
+    done = p2pscoop("run", __file__)
+    assert done.returncode == 2
+    assert "P2PSCOOP_CONNECTIONS is 'few'" in done.stderr
+
+
 def test_a_bad_number_of_nodes_in_the_environment(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P2PSCOOP_NODES", "-3")
     program = script("from p2pscoop import futures; futures.submit(abs, 1)")
