@@ -337,7 +337,7 @@ class NngTransport:
     def unused(self, kept: Container[bytes]) -> list[bytes]:
         """See `Transport`."""
         now, limits = time.monotonic(), self._limits
-        links = sorted(list(self._links.values()), key=lambda link: link.used_at)
+        links = sorted(self._links.values(), key=lambda link: link.used_at)
         excess = len(links) - limits.connections_max
         found: list[bytes] = []
         for link in links:

@@ -48,8 +48,9 @@ class Limits:
     """So many nodes that died with it make a task poison, which is not run again. With 3, tasks that take as long
     as a node lives under steady killing were blamed for it; more would cost more nodes."""
     connections_max: int = 256
-    """Peers to which a node keeps a connection. Of more, those that it has not spoken to for longest are closed, but
-    none on which a custody depends. As many may come from peers: together half of the usual 1,024 descriptors."""
+    """Peers to which a node keeps a connection. Of more, those that it has not spoken to for longest are closed,
+    but none on which a custody depends. As many may come from peers: together half of the usual 1,024
+    descriptors."""
     early_steals_max: int = 256
     """Thieves that asked before they were introduced, and are answered when they are."""
     stopped_max: int = 10_000
