@@ -369,6 +369,18 @@ class Home:
         while self.runtime.node.held.get(key) is not None and time.monotonic() < until:
             time.sleep(0.005)
 
+    def share(self) -> list[NodeId]:
+        """See `Port`."""
+        return self.scheduler.share()
+
+    def take_of(self, program: NodeId, thief: NodeId) -> tuple[list[Future[Any]], list[Guest]]:
+        """See `Port`."""
+        del thief
+        own, guests = self.scheduler.take_of(program)
+        for guest in guests:
+            self._queued.pop(guest.key, None)
+        return own, guests
+
     def counters(self) -> dict[str, int]:
         """See `Port`."""
         return {"executed": self.scheduler.executed, "continuations_given": self.migration.given}
@@ -422,11 +434,9 @@ class Home:
         self.runtime.do(self.runtime.node.leave)
         keys = []
         self.scheduler.inbox.extend(self.programs.unpark_all())
-        while self.scheduler.inbox:
-            guest = self.scheduler.inbox.popleft()
-            if guest.claim():
-                self._queued.pop(guest.key, None)
-                keys.append((guest.key, None))
+        while (guest := self.scheduler.inbox.pop()) is not None:
+            self._queued.pop(guest.key, None)
+            keys.append((guest.key, None))
         self.runtime.do(lambda now: self.runtime.node.give_back(now, keys))
 
 

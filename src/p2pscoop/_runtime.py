@@ -64,6 +64,8 @@ _SHORT_PAUSE_S = 0.1
 _SEED_PEER = b"seed:"
 _TEND_S = 5.0
 """How often seeds that are not among the members are greeted."""
+_SPREAD_S = 0.1
+"""How often a node with tasks looks whether its program gets its share, if there are several."""
 _TRIM_S = 1.0
 """How often connections are counted."""
 _TURNED_AWAY_MAX = 100
@@ -226,6 +228,10 @@ class Runtime:
         )
         self._constants: dict[NodeId, Constants] = {}
         self._inquiries: dict[int, _Inquiry] = {}
+        self._contested = False
+        self._spread_at = 0.0
+        self._given = 0
+        self._rng = random.Random(os.urandom(16))
         self._tend_at = 0.0
         self._trim_at = 0.0
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
@@ -408,10 +414,13 @@ class Runtime:
         self.transport.disconnect(peer)
 
     def _surrender(self, effect: fx.Surrender) -> None:
+        self._hand_over(effect, lambda: self.port.take(effect.count_max, effect.thief))
+
+    def _hand_over(self, effect: fx.Surrender, take: Callable[[], tuple[Sequence[Any], Sequence[Guest]]]) -> None:
         with self._lock:
             self.surrendering += 1
         try:
-            self._take_and_give(effect)
+            self._take_and_give(effect, take)
         finally:
             with self._lock:
                 self.surrendering -= 1
@@ -420,8 +429,10 @@ class Runtime:
         """Give so many tasks to a node that has not asked."""
         self._surrender(fx.Surrender(thief, 0, count, answer=False))
 
-    def _take_and_give(self, effect: fx.Surrender) -> None:
-        own, guests = self.port.take(effect.count_max, effect.thief)
+    def _take_and_give(
+        self, effect: fx.Surrender, take: Callable[[], tuple[Sequence[Any], Sequence[Guest]]]
+    ) -> None:
+        own, guests = take()
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
         offers: list[tuple[object, int | None, Spec]] = []
         started: list[tuple[TaskKey, Spec]] = []
@@ -465,6 +476,32 @@ class Runtime:
             places = [scheme + _machine.join_address(host, port) for host, port in addresses]
             self._hints.add(time.monotonic(), node, places)
             self._ring()
+
+    def _spread(self, now: float) -> None:
+        """With several programs at once, give a task to a node that has none of this node's.
+
+        Nodes that never run out of one program's tasks never ask for another's. A node that nobody has stolen from
+        for a while does this, and a program that has less than its share of the nodes.
+        """
+        self._spread_at = now + _SPREAD_S
+        given, self._given = self._given, self.node.counters.given
+        with self._lock:
+            membership = self.node.membership
+            programs = len(membership.origins())
+            self._contested = programs > 1 and self.node.joined and not self.node.leaving
+            if not self._contested:
+                return
+            holders = self.node.owned.holders
+            rows = [row for peer in membership.alive_peers() if (row := membership.row(peer)) is not None]
+        programs_here = self.port.share()
+        nodes = [row.info.id for row in rows if row.info.runs_tasks and not row.info.origin]
+        if self.node.info.origin and len(holders) * programs < len(nodes):
+            nodes = [node for node in nodes if node not in holders]
+        elif given != self._given:
+            nodes = []
+        if programs_here and nodes:
+            program, thief = self._rng.choice(programs_here), self._rng.choice(nodes)
+            self._hand_over(fx.Surrender(thief, 0, 1, answer=False), lambda: self.port.take_of(program, thief))
 
     def _greet(self, now: float) -> None:
         """Greet whoever is at the address of a seed or of a hint, and no known peer has it.
@@ -679,6 +716,8 @@ class Runtime:
         self._handle_events()
         self._explain_poison()
         now = time.monotonic()
+        if now >= self._spread_at:
+            self._spread(now)
         if now >= self._trim_at:
             self._trim_at = now + _TRIM_S
             with self._lock:
@@ -715,6 +754,8 @@ class Runtime:
         """When the keeper has something to do."""
         times = (self.node.wake_at(), self._serve_at, self._arm_at)
         due_at = min(at for at in times if at is not None)
+        if self._contested:
+            due_at = min(due_at, self._spread_at)
         for inquiry in list(self._inquiries.values()):
             due_at = min(due_at, inquiry.due_at)
         return min(due_at, self._greet_at())

@@ -24,6 +24,7 @@ LAYERS = [
     {"p2pscoop._parcels"},
     {"p2pscoop._transport"},
     {"p2pscoop._port", "p2pscoop._constants", "p2pscoop._deaths", "p2pscoop._hints"},
+    {"p2pscoop._inbox"},
     {"p2pscoop._scheduler"},
     {"p2pscoop._ranges", "p2pscoop._pool", "p2pscoop._profile"},
     {"p2pscoop._local", "p2pscoop._runtime"},

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pytest
 from tests.conftest import TIMEOUT_S, Script, eventually
 
-from p2pscoop import Executor
+from p2pscoop import Executor, futures
 from p2pscoop._attachment import SEED_VARIABLE, attachment
+from p2pscoop._programs import _is_in
 from p2pscoop._security import CLUSTER_VARIABLE, KEY_VARIABLE, ClusterKey
 from p2pscoop.errors import ConfigurationError, InitializerError, JoinRefusedError, StartError
 
@@ -163,3 +164,68 @@ def test_what_can_be_wrong(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(CLUSTER_VARIABLE, "another")
     with pytest.raises(JoinRefusedError, match="this is another cluster"):
         Executor(seed=cluster.seed).submit(pow, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_own"),
+    [
+        ("/home/u/project/helper.py", True),
+        ("/home/u/project/package/part/module.py", True),
+        ("/home/u/.python/lib/json/decoder.py", False),
+        ("/home/u/project/env/lib/site-packages/numpy/core.py", False),
+        ("/home/u/project/src/library/module.py", False),
+        ("/usr/lib/python3/json/decoder.py", False),
+    ],
+)
+def test_what_lies_within_a_programs_directory_need_not_be_its_own(file: str, is_own: bool) -> None:
+    own = {"/home/u/project", "/home/u"}
+    assert _is_in(file, own, ["/home/u/.python/lib", "/home/u/project/src"]) is is_own
+
+
+def nap(_: int) -> None:
+    time.sleep(0.005)
+
+
+def tree(depth: int) -> list[int]:
+    """Where its leaves were run."""
+    if depth == 0:
+        time.sleep(0.002)
+        return [os.getpid()]
+    branches = [futures.submit(tree, depth - 1) for _ in range(4)]
+    return [place for branch in branches for place in branch.result()]
+
+
+@pytest.fixture
+def many_nodes(cluster: Cluster) -> Iterator[str]:
+    """The cluster with six nodes."""
+    more = join("--seed", cluster.seed, "-n", "3")
+    with Executor(seed=cluster.seed) as executor:
+        eventually(lambda: executor.submit(pid_after, 0).result() and executor._max_workers == 6)
+    yield cluster.seed
+    more.send_signal(signal.SIGTERM)
+    more.communicate(timeout=TIMEOUT_S)
+
+
+def test_a_program_that_comes_later_gets_its_share(many_nodes: str) -> None:
+    with Executor(seed=many_nodes) as first, Executor(seed=many_nodes) as second:
+        calls = [first.submit(nap, number) for number in range(6000)]
+        eventually(lambda: sum(call.done() for call in calls) > 300)
+        before = sum(call.done() for call in calls)
+        for call in [second.submit(nap, number) for number in range(600)]:
+            call.result()
+        meanwhile = sum(call.done() for call in calls) - before
+        # The same number if all is fair; five times as many if whoever has the nodes keeps them.
+        assert meanwhile < 2.5 * 600
+        first.shutdown(cancel_futures=True)
+
+
+def test_tasks_that_spawn_leave_room_for_another_program(many_nodes: str) -> None:
+    with Executor(seed=many_nodes) as first, Executor(seed=many_nodes) as second:
+        large = first.submit(tree, 7)
+        # When all nodes have something of it.
+        eventually(lambda: sum(each.executed > 20 for each in first.statistics()) == 6)
+        places = second.submit(tree, 5).result()
+        assert not large.done()
+        assert len(places) == 1024
+        assert len(set(places)) >= 4
+        large.cancel(running=True)

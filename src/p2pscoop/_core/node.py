@@ -263,8 +263,12 @@ class Node:
         busy = self._thief.state is ThiefState.BUSY
         if not self.joined or self.leaving or not self._steals or not busy:
             return self._post.all(results)
-        if not results:
-            return self._steal(self._thief.seek(now, self.membership.alive_peers()))
+        origins = [origin for origin in self.membership.origins() if origin != self.id]
+        # Several programs: none shall have the node for ever, only because it had it last.
+        first = self._rng.choice(origins) if len(origins) > 1 else None
+        if not results or (first is not None and first != results[-1][0]):
+            steals = self._steal(self._thief.seek(now, self.membership.alive_peers(), first))
+            return [*self._post.all(results), *steals]
         # Whoever lent this node its last task may well have more: ask along with the result.
         owner, message = results.pop()
         if isinstance(message, Result) and self.membership.is_alive(owner):
