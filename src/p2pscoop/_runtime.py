@@ -129,6 +129,7 @@ class Runtime:
         port: what runs or submits the tasks.
         name: of the node, for people.
         directory: private directory of this machine's nodes; also names the group whose sockets can be reached.
+            None: this node reaches no other, and is reached, but by TCP.
         seeds: addresses to join at; none for the node that founds the cluster.
         tcp: host and port to listen at, or None.
         keys: of the cluster; without any, connections by TCP are not secured.
@@ -152,7 +153,7 @@ class Runtime:
         port: Port,
         *,
         name: str,
-        directory: str,
+        directory: str | None,
         seeds: Sequence[str] = (),
         tcp: tuple[str, int] | None = None,
         keys: Sequence[ClusterKey] = (),
@@ -208,7 +209,7 @@ class Runtime:
             id=node_id,
             name=name,
             addresses=self.transport.addresses,
-            group=directory,
+            group=directory or node_id.hex(),
             origin=origin,
             runs_tasks=runs_tasks,
             host=_machine.host_name(),

@@ -235,7 +235,8 @@ class NngTransport:
     """Sockets of one node.
 
     Args:
-        directory: private directory for the sockets of this machine's nodes.
+        directory: private directory for the sockets of this machine's nodes. None: nobody reaches this one through
+            a socket of a file, and no file stays behind when its process is killed.
         name: file name of this node's socket in it.
         tcp: host and port to listen at as well (port 0: any), or None.
         keys: with which connections by TCP are secured, both ways; none: they are not (`--insecure`).
@@ -249,7 +250,7 @@ class NngTransport:
 
     def __init__(
         self,
-        directory: str,
+        directory: str | None,
         name: str,
         tcp: tuple[str, int] | None,
         limits: Limits,
@@ -264,8 +265,8 @@ class NngTransport:
         self._links: dict[bytes, _Link] = {}
         self._lock = threading.Lock()
         self._closed = False
-        path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _IPC_PATH_MAX:
+        path = None if directory is None else os.path.join(directory, name)
+        if path is not None and len(os.fsencode(path)) > _IPC_PATH_MAX:
             raise ConfigurationError(
                 f"the path of a node's socket is too long ({path}); set TMPDIR to a shorter directory"
             )
@@ -278,7 +279,8 @@ class NngTransport:
         _keep_until_exit(self)
         if self._inbox.recv_max_size != limits.frame_max:
             raise ConfigurationError(f"the transport does not take frames of {limits.frame_max} bytes")
-        self.addresses: tuple[str, ...] = (self._listen(f"ipc://{path}"),)
+        self._own_address = self._listen(f"inproc://{os.urandom(8).hex()}" if path is None else f"ipc://{path}")
+        self.addresses: tuple[str, ...] = () if path is None else (self._own_address,)
         if tcp is not None:
             self.addresses += (self._listen_tcp(*tcp),)
 
@@ -310,7 +312,7 @@ class NngTransport:
     def wake(self) -> None:
         """See `Transport`."""
         with pynng.Push0(send_timeout=_WAKE_TIMEOUT_MS) as socket_to_self, contextlib.suppress(pynng.NNGException):
-            socket_to_self.dial(self.addresses[0], block=False)
+            socket_to_self.dial(self._own_address, block=False)
             socket_to_self.send(_WAKE_FRAME)
             # NNG does not wait for what is queued: let the receiver have it first.
             time.sleep(0.001)
