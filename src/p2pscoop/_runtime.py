@@ -194,6 +194,7 @@ class Runtime:
         self._hints = Hints(self._on_greeted_in_vain)
         self._greeted: dict[str, float] = {}
         self._turned_away: set[str] = set()
+        self._one_way: set[NodeId] = set()
         self._in_vain = 0
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
@@ -788,8 +789,24 @@ class Runtime:
         late = time.monotonic() - _CONNECT_TIMEOUT_S
         for peer, since in list(self._dialled.items()):
             if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
-                logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+                self._on_no_connection(peer)
                 self._events.append((peer, False))
+
+    def _on_no_connection(self, peer: NodeId) -> None:
+        row = self.node.membership.row(peer)
+        if row is None or not self.node.hears(time.monotonic(), peer) or peer in self._one_way:
+            logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+            return
+        if len(self._one_way) < _TURNED_AWAY_MAX:
+            self._one_way.add(peer)
+            logger.warning(
+                "%s: %s on %s reaches this node, and is not reached from here at %s: nodes need a way to each "
+                "other; give it --listen ADDR, an address at which it can be reached, or use `run --tunnel`",
+                self.name,
+                row.info.name,
+                row.info.host,
+                ", ".join(address.rpartition("//")[2] for address in self._reachable(row.info)) or "any address",
+            )
 
     def _lose(self, peer: NodeId) -> None:
         self.do(lambda now: self.node.peer_lost(now, peer))

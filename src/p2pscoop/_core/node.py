@@ -245,6 +245,10 @@ class Node:
             if self._is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
                 self._custodian.vouch(now, peer, heard_at)
 
+    def hears(self, now: float, peer: NodeId) -> bool:
+        """Whether a peer has said something lately."""
+        return now - self.limits.steal_timeout_s < self._heard_at.get(peer, 0.0)
+
     def _is_silent(self, now: float, peer: NodeId) -> bool:
         return now - 2 * self.limits.holding_s > self._heard_at.get(peer, now)
 
