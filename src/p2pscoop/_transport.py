@@ -15,6 +15,10 @@ What NNG does that one would not expect, and what is done about it here:
 - A blocking `dial` of a silent peer may never return: `dial` never blocks here.
 - `close` does not wait for what is queued: whoever has a last word waits for its acknowledgement.
 - Sockets must be closed before the interpreter ends, and must not be touched in a forked child.
+- A handshake that is begun and not finished is never given up: see `_doorman`.
+
+Who may connect: by TCP, whoever has a key (TLS sees to that); by a socket of a file, this user and root, although
+nobody else can enter its directory.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import logging
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -34,10 +41,13 @@ import pynng
 
 from p2pscoop._core.fragments import Assembler, cut
 from p2pscoop._core.limits import Limits
+from p2pscoop._doorman import Doorman, Place
 from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
 __all__ = ["TCP_SCHEME", "TLS_SCHEME", "LinkEvent", "NngTransport", "Transport"]
+
+logger = logging.getLogger("p2pscoop")
 
 TCP_SCHEME = "tcp://"
 TLS_SCHEME = "tls+tcp://"
@@ -59,6 +69,10 @@ _RECONNECT_MIN_MS = 10
 _RECONNECT_MAX_MS = 1000
 _IPC_PATH_MAX = 100
 """Bytes of a socket's path. The kernel takes 107 on Linux, 103 on macOS."""
+_PEER_UID = b"ipc:peer-uid"
+_NOT_SUPPORTED = 9
+"""NNG's number for an option that a pipe, or the platform, has not got."""
+_ROOT = 0
 
 
 class LinkEvent(Protocol):
@@ -276,6 +290,9 @@ class NngTransport:
             recv_buffer_size=_RECEIVE_QUEUE,
             recv_max_size=limits.frame_max,
         )
+        self._doorman: Doorman | None = None
+        self._foreigners: set[int] = set()
+        self._inbox.add_pre_pipe_connect_cb(self._admit)
         _keep_until_exit(self)
         if self._inbox.recv_max_size != limits.frame_max:
             raise ConfigurationError(f"the transport does not take frames of {limits.frame_max} bytes")
@@ -364,6 +381,8 @@ class NngTransport:
             time.sleep(0.005)
         for link in links:
             link.close()
+        if self._doorman is not None:
+            self._doorman.close()
         self._inbox.close()
         _forget(self)
 
@@ -373,6 +392,8 @@ class NngTransport:
         for each in (self._inbox, *(link.socket for link in self._links.values())):
             # pynng closes a socket when it is collected, unless it has no handle.
             vars(each).pop("_socket", None)
+        if self._doorman is not None:
+            self._doorman.abandon()
 
     def _listen(self, address: str) -> str:
         try:
@@ -392,8 +413,36 @@ class NngTransport:
             listener = self._inbox.listen(f"{scheme}{bracketed}:{port}")
         except pynng.NNGException as error:
             raise StartError(f"cannot listen at {host}:{port}: {error}") from error
-        # pynng hands out the port in the byte order of the network.
-        return f"{scheme}{bracketed}:{socket.ntohs(listener.local_address.port)}"
+        address, bound_port = _place(listener.local_address)
+        if sys.platform == "linux":
+            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+            self._doorman = Doorman(socket.inet_ntop(family, address), bound_port, self._places)
+        return f"{scheme}{bracketed}:{bound_port}"
+
+    def _places(self) -> list[Place]:
+        """Of the peers that have sent something by TCP, or may."""
+        places = []
+        for pipe in self._inbox.pipes:
+            with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
+                places.append(_place(pipe.remote_address))
+        return places
+
+    def _admit(self, pipe: Any) -> None:
+        """In a thread of NNG's, before anything is received: turn away other users of this machine."""
+        uid = pynng.ffi.new("uint64_t *")
+        error = pynng.lib.nng_pipe_get_uint64(pipe.pipe, _PEER_UID, uid)
+        if error == _NOT_SUPPORTED or (error == 0 and uid[0] in (os.geteuid(), _ROOT)):
+            return
+        pipe.close()
+        if error == 0 and uid[0] not in self._foreigners:
+            self._foreigners.add(uid[0])
+            logger.warning("%s: turned away a process of another user (uid %d)", self.addresses[0], uid[0])
+
+
+def _place(address: Any) -> Place:
+    """What pynng tells of an address of TCP: both in the byte order of the network."""
+    host = address.addr if isinstance(address.addr, bytes) else struct.pack("I", address.addr)
+    return host, socket.ntohs(address.port)
 
 
 # ------------------------------------------------------------------------------- exit and fork
