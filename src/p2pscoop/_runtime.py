@@ -745,12 +745,25 @@ class Runtime:
         return self.transport.pump()
 
     def _vouch(self) -> None:
-        """A connection within this machine ends with the process, so those that it leads to are alive."""
-        membership, group = self.node.membership, self.node.info.group
+        """A connection within this machine ends with the process, so those that it leads to are alive.
+
+        So are those elsewhere whose machines acknowledge what is sent to them.
+        """
+        membership, group, now = self.node.membership, self.node.info.group, time.monotonic()
         with self._lock:
             rows = [row for peer in self.node.counterparts if (row := membership.row(peer)) is not None]
-            near = [row.info.id for row in rows if row.info.group == group]
-            self.node.vouch(time.monotonic(), filter(self.transport.is_connected, near))
+            silent = [row.info for row in rows if self.node.is_silent(now, row.info.id)]
+        # Whoever is silent is asked something with every renewal.
+        within_s = 1.5 * self.limits.holding_s
+        living = [
+            info.id
+            for info in silent
+            if self.transport.is_connected(info.id)
+            and (info.group == group or self.transport.is_acknowledged(info.id, within_s))
+        ]
+        if living:
+            with self._lock:
+                self.node.vouch(now, living)
 
     def _due_at(self) -> float:
         """When the keeper has something to do."""

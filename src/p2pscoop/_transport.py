@@ -39,6 +39,7 @@ from typing import Any, Protocol
 
 import pynng
 
+from p2pscoop._acknowledged import is_acknowledged
 from p2pscoop._core.fragments import Assembler, cut
 from p2pscoop._core.limits import Limits
 from p2pscoop._doorman import Doorman, Place
@@ -117,6 +118,15 @@ class Transport(Protocol):
 
     def is_connected(self, peer: bytes) -> bool:
         """Whether there is a connection to this peer now."""
+        ...
+
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """Whether the process of this peer certainly lives, by what the system knows of the connection to it.
+
+        Args:
+            peer: of a connection by TCP, over which something was said.
+            within_s: how old the evidence may be.
+        """
         ...
 
     def disconnect(self, peer: bytes) -> None:
@@ -208,6 +218,13 @@ class _Link:
     @property
     def connected(self) -> bool:
         return bool(self._pipes)
+
+    def is_acknowledged(self, within_s: float) -> bool:
+        for pipe in self.socket.pipes:
+            with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
+                own, peers = _place(pipe.local_address)[1], _place(pipe.remote_address)[1]
+                return is_acknowledged(own, peers, within_s)
+        return False
 
     @property
     def has_queue(self) -> bool:
@@ -345,6 +362,11 @@ class NngTransport:
         """See `Transport`."""
         link = self._links.get(peer)
         return link is not None and link.connected
+
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """See `Transport`."""
+        link = self._links.get(peer)
+        return link is not None and link.is_acknowledged(within_s)
 
     def disconnect(self, peer: bytes) -> None:
         """See `Transport`."""

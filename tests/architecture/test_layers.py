@@ -23,7 +23,7 @@ LAYERS = [
         "p2pscoop._security",
         "p2pscoop._shortage",
     },
-    {"p2pscoop._discovery"},
+    {"p2pscoop._discovery", "p2pscoop._acknowledged"},
     {"p2pscoop._future", "p2pscoop._attachment"},
     {"p2pscoop._dataflow", "p2pscoop._gathering"},
     {"p2pscoop._payload"},
