@@ -70,6 +70,8 @@ class Session:
         try:
             if wait and get_ident() == scheduler.thread:
                 scheduler.drain()
+                if logger.isEnabledFor(logging.INFO):
+                    self._summarize()
         finally:
             scheduler.stopped = True
             self.pursuit.close()
@@ -78,6 +80,19 @@ class Session:
                 stop_supervisor(self.supervisor)
             if self.own:
                 _machine.remove_directory(self.directory)
+
+    def _summarize(self) -> None:
+        """What was done, and what had to be done again. What nodes did that are gone is not in it."""
+        nodes = self.home.runtime.statistics()
+        logger.info(
+            "%d tasks on %d nodes; %d went elsewhere, in %d of %d steals; %d came back from nodes that were lost",
+            sum(node.executed for node in nodes),
+            len(nodes),
+            sum(node.stolen for node in nodes),
+            sum(node.steals - node.steals_failed for node in nodes),
+            sum(node.steals for node in nodes),
+            sum(node.requeued for node in nodes),
+        )
 
 
 _session: Session | None = None
