@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "continuation", "start", "idle", "exits", "scaling", "scoop", "chaos", "strangers")
+NAMES = ("spawn", "continuation", "start", "secure", "idle", "exits", "scaling", "scoop", "chaos", "strangers")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ __all__ = ["THREAD_LIMITS", "host_name", "limited_environment", "make_directory"
 
 NODES_VARIABLE = "P2PSCOOP_NODES"
 NODES_MAX = 10_000
+CONNECTIONS_VARIABLE = "P2PSCOOP_CONNECTIONS"
 
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",
@@ -105,6 +106,22 @@ def node_count(environment: Mapping[str, str] = os.environ) -> int:
     return count
 
 
+def connections_max(default: int, environment: Mapping[str, str] = os.environ) -> int:
+    """To how many peers a node keeps a connection: `P2PSCOOP_CONNECTIONS`, or the default.
+
+    Raises:
+        ConfigurationError: the variable is not a number from 1.
+    """
+    text = environment.get(CONNECTIONS_VARIABLE)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(
+            f"{CONNECTIONS_VARIABLE} is {text!r}; set it to a number of connections, 1 or more"
+        )
+    return int(text)
+
+
 def limited_environment(nodes: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment for so many nodes: numeric libraries get a share of the cores, if the user set nothing."""
     share = str(max(1, usable_cores() // nodes))
@@ -120,9 +137,10 @@ def make_directory() -> str:
     return tempfile.mkdtemp(prefix="p2pscoop-", dir=base)
 
 
-def remove_directory(path: str) -> None:
-    """Remove such a directory and the sockets in it."""
-    shutil.rmtree(path, ignore_errors=True)
+def remove_directory(path: str | None) -> None:
+    """Remove such a directory, if there is one, and the sockets in it."""
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_traces(directory: str, addresses: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._payload import Program, decode_program
@@ -118,16 +118,20 @@ class Programs:
         own = {entry for entry in program.path if entry not in self._base and entry not in shared}
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if file is not None and _is_in(file, own):
+            if file is not None and _is_in(file, own, self._base):
                 del sys.modules[name]
 
 
-def _is_in(file: str, directories: set[str]) -> bool:
-    """Whether a module's file belongs to one of these entries of `sys.path`, itself or in a package."""
+def _is_in(file: str, own: Collection[str], others: Collection[str]) -> bool:
+    """Whether a module's file, itself or in a package, belongs to one of a program's entries of `sys.path`.
+
+    An entry of the others may lie within one of the program's: an environment within a project, say, or the Python
+    of a user within the home directory. The nearest counts.
+    """
     directory = os.path.dirname(file)
-    while directory not in directories:
+    while directory not in own:
         parent = os.path.dirname(directory)
-        if parent == directory or "site-packages" in os.path.basename(directory):
+        if parent == directory or directory in others or "site-packages" in os.path.basename(directory):
             return False
         directory = parent
     return True

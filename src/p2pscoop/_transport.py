@@ -36,11 +36,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 import pynng
 
+from p2pscoop._acknowledged import is_acknowledged
 from p2pscoop._core.fragments import Assembler, cut
 from p2pscoop._core.limits import Limits
 from p2pscoop._doorman import Doorman, Place
@@ -58,6 +59,9 @@ _PROBATION_S = 1.0
 """When a new connection is looked at; those that are lost later are told of."""
 _HANDSHAKE_S = 0.5
 """Longer than a handshake takes, where there is one."""
+
+_USED_S = 0.25
+"""A connection that was used within this time may have something on its way, and is not closed for others."""
 
 _RECEIVE_TIMEOUT_MS = 2000
 """A time-out costs over a millisecond of work; `wake` ends the wait when there is a reason."""
@@ -120,8 +124,25 @@ class Transport(Protocol):
         """Whether there is a connection to this peer now."""
         ...
 
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """Whether the process of this peer certainly lives, by what the system knows of the connection to it.
+
+        Args:
+            peer: of a connection by TCP, over which something was said.
+            within_s: how old the evidence may be.
+        """
+        ...
+
     def disconnect(self, peer: bytes) -> None:
         """Nothing more will be sent to this peer."""
+        ...
+
+    def unused(self, kept: Container[bytes]) -> list[bytes]:
+        """Peers to disconnect, because there are too many, or nothing was said to them for a long time.
+
+        Args:
+            kept: the peers that stay connected in any case.
+        """
         ...
 
     def close(self) -> None:
@@ -173,7 +194,7 @@ class _Link:
             reconnect_time_min=_RECONNECT_MIN_MS,
             reconnect_time_max=_RECONNECT_MAX_MS,
         )
-        self._dialled_at = time.monotonic()
+        self.used_at = self._dialled_at = time.monotonic()
         if address.startswith(TLS_SCHEME):
             self._tls = tls_config(keys, listens=False)
             self.socket.tls_config = self._tls
@@ -187,6 +208,7 @@ class _Link:
             raise
 
     def send(self, frames: Sequence[bytes]) -> None:
+        self.used_at = time.monotonic()
         with self._lock:
             size = sum(map(len, frames))
             if self._closed or self._queued + size > self._limits.assembly_max:
@@ -211,6 +233,17 @@ class _Link:
     @property
     def connected(self) -> bool:
         return bool(self._pipes)
+
+    def is_acknowledged(self, within_s: float) -> bool:
+        for pipe in self.socket.pipes:
+            with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
+                own, peers = _place(pipe.local_address)[1], _place(pipe.remote_address)[1]
+                return is_acknowledged(own, peers, within_s)
+        return False
+
+    @property
+    def has_queue(self) -> bool:
+        return bool(self._queue)
 
     @property
     def shakes_hands(self) -> bool:
@@ -248,7 +281,8 @@ class NngTransport:
     """Sockets of one node.
 
     Args:
-        directory: private directory for the sockets of this machine's nodes.
+        directory: private directory for the sockets of this machine's nodes. None: nobody reaches this one through
+            a socket of a file, and no file stays behind when its process is killed.
         name: file name of this node's socket in it.
         tcp: host and port to listen at as well (port 0: any), or None.
         keys: with which connections by TCP are secured, both ways; none: they are not (`--insecure`).
@@ -262,7 +296,7 @@ class NngTransport:
 
     def __init__(
         self,
-        directory: str,
+        directory: str | None,
         name: str,
         tcp: tuple[str, int] | None,
         limits: Limits,
@@ -277,8 +311,8 @@ class NngTransport:
         self._links: dict[bytes, _Link] = {}
         self._lock = threading.Lock()
         self._closed = False
-        path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _IPC_PATH_MAX:
+        path = None if directory is None else os.path.join(directory, name)
+        if path is not None and len(os.fsencode(path)) > _IPC_PATH_MAX:
             raise ConfigurationError(
                 f"the path of a node's socket is too long ({path}); set TMPDIR to a shorter directory"
             )
@@ -295,7 +329,8 @@ class NngTransport:
         _keep_until_exit(self)
         if self._inbox.recv_max_size != limits.frame_max:
             raise ConfigurationError(f"the transport does not take frames of {limits.frame_max} bytes")
-        self.addresses: tuple[str, ...] = (self._listen(f"ipc://{path}"),)
+        self._own_address = self._listen(f"inproc://{os.urandom(8).hex()}" if path is None else f"ipc://{path}")
+        self.addresses: tuple[str, ...] = () if path is None else (self._own_address,)
         if tcp is not None:
             self.addresses += (self._listen_tcp(*tcp),)
 
@@ -340,7 +375,7 @@ class NngTransport:
     def wake(self) -> None:
         """See `Transport`."""
         with pynng.Push0(send_timeout=_WAKE_TIMEOUT_MS) as socket_to_self, contextlib.suppress(pynng.NNGException):
-            socket_to_self.dial(self.addresses[0], block=False)
+            socket_to_self.dial(self._own_address, block=False)
             socket_to_self.send(_WAKE_FRAME)
             # NNG does not wait for what is queued: let the receiver have it first.
             time.sleep(0.001)
@@ -358,12 +393,31 @@ class NngTransport:
         link = self._links.get(peer)
         return link is not None and link.connected
 
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """See `Transport`."""
+        link = self._links.get(peer)
+        return link is not None and link.is_acknowledged(within_s)
+
     def disconnect(self, peer: bytes) -> None:
         """See `Transport`."""
         with self._lock:
             link = self._links.pop(peer, None)
         if link is not None:
             link.close()
+
+    def unused(self, kept: Container[bytes]) -> list[bytes]:
+        """See `Transport`."""
+        now, limits = time.monotonic(), self._limits
+        links = sorted(self._links.values(), key=lambda link: link.used_at)
+        excess = len(links) - limits.connections_max
+        found: list[bytes] = []
+        for link in links:
+            idle_s = now - link.used_at
+            if idle_s < _USED_S or not (len(found) < excess or idle_s > limits.connection_idle_s):
+                break
+            if link.peer not in kept and not link.has_queue:
+                found.append(link.peer)
+        return found
 
     def close(self) -> None:
         """See `Transport`."""

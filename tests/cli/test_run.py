@@ -121,13 +121,13 @@ def test_what_nodes_print_has_their_names(script: WriteScript) -> None:
 
         while len(p2pscoop.statistics()) < 2:
             time.sleep(0.01)
-        list(futures.map(speak, range(12)))
+        list(futures.map(speak, range(40)))
         """
     ).run(nodes=2)
     assert result.returncode == 0
     for text, word in ((result.stdout, "out"), (result.stderr, "err")):
         lines = text.splitlines()
-        assert sorted(int(line.split()[-1]) for line in lines) == list(range(12))
+        assert sorted(int(line.split()[-1]) for line in lines) == list(range(40))
         assert {line.split(word)[0] for line in lines} == {"", "[n1] "}
 
 
@@ -287,6 +287,39 @@ def test_bad_input_is_named(arguments: list[str], complaint: str) -> None:
     assert result.returncode == 2
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
+
+
+CONNECTIONS = """
+    import time
+    from p2pscoop import _local, futures
+
+    def fib(n):
+        return n if n < 2 else futures.submit(fib, n - 1).result() + futures.submit(fib, n - 2).result()
+
+    def connections(_):
+        time.sleep(2)  # In the meantime nobody steals, and connections are counted once.
+        runtime = _local.installed().hooks.runtime
+        return runtime.name, len(runtime.transport._links)
+
+    assert futures.submit(fib, 18).result() == 2584
+    counts = {}
+    while len(counts) < 8:
+        # The origin has to keep those to all that have a task of its.
+        counts |= {name: links for name, links in futures.map(connections, range(9)) if name != "origin"}
+    assert futures.submit(fib, 18).result() == 2584
+    print(max(counts.values()))
+"""
+
+
+def test_the_number_of_connections_is_bounded(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P2PSCOOP_CONNECTIONS", "3")
+    done = script(CONNECTIONS).run(nodes=9)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 3 + 2, "what was opened since they were last counted, which is a second ago"
+    monkeypatch.setenv("P2PSCOOP_CONNECTIONS", "few")
+    done = p2pscoop("run", __file__)
+    assert done.returncode == 2
+    assert "P2PSCOOP_CONNECTIONS is 'few'" in done.stderr
 
 
 def test_a_bad_number_of_nodes_in_the_environment(script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pynng
 import pytest
 from tests.conftest import eventually
 
-from p2pscoop import _machine
+from p2pscoop import _machine, _transport
 from p2pscoop._core.limits import Limits
 from p2pscoop._transport import NngTransport
 from p2pscoop.errors import ConfigurationError, RemoteProtocolError, StartError
@@ -236,3 +236,44 @@ def test_raw_garbage_and_half_open_connections_are_survived(endpoint: Callable[.
     eventually(lambda: there.received == [b"Q"])
     for stranger in kept:
         stranger.close()
+
+
+def test_connections_that_nobody_needs_are_closed_and_open_again(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_transport, "_USED_S", 0.0)
+    limits = Limits(connections_max=3)
+    peers = [NngTransport(directory, f"{number}.ipc", None, limits, lambda *_: None) for number in range(6)]
+    events: list[tuple[bytes, bool]] = []
+    hub = NngTransport(directory, "hub.ipc", None, limits, lambda *event: events.append(event))  # type: ignore[arg-type]
+
+    def send(number: int, data: bytes) -> None:
+        hub.send(bytes([number]), peers[number].addresses, data)
+        eventually(lambda: hub.pump() is False and hub.is_connected(bytes([number])))
+        assert peers[number].receive() == data
+
+    try:
+        for number in (3, 1, 4, 0, 5, 2):
+            send(number, b"first")
+        # The oldest go, but for those that are kept; what was used last stays.
+        unused = hub.unused({bytes([1])})
+        assert unused == [bytes([3]), bytes([4]), bytes([0])]
+        for peer in unused:
+            hub.disconnect(peer)
+        assert hub.unused(()) == []
+        assert [hub.is_connected(bytes([number])) for number in range(6)] == [
+            False,
+            True,
+            True,
+            False,
+            False,
+            True,
+        ]
+        assert all(connected for _, connected in events), "what this side closes is no loss"
+        send(4, b"again")
+        assert hub.unused(()) == [bytes([1])]
+        monkeypatch.setattr(hub, "_limits", Limits(connections_max=3, connection_idle_s=-1.0))
+        assert hub.unused(()) == [bytes([number]) for number in (1, 5, 2, 4)]
+    finally:
+        for each in (hub, *peers):
+            each.close()

@@ -47,6 +47,10 @@ class Limits:
     deaths_max: int = 5
     """So many nodes that died with it make a task poison, which is not run again. With 3, tasks that take as long
     as a node lives under steady killing were blamed for it; more would cost more nodes."""
+    connections_max: int = 256
+    """Peers to which a node keeps a connection. Of more, those that it has not spoken to for longest are closed,
+    but none on which a custody depends. As many may come from peers: together half of the usual 1,024
+    descriptors."""
     early_steals_max: int = 256
     """Thieves that asked before they were introduced, and are answered when they are."""
     stopped_max: int = 10_000
@@ -77,6 +81,8 @@ class Limits:
     sync_s: float = 5.0
     """Every so often a node compares its members with those of one random peer, and asks one that it takes for
     dead whether it is."""
+    connection_idle_s: float = 300.0
+    """A connection over which nothing was said for so long is closed; it opens again when there is something."""
     leave_s: float = 2.0
     """A leaving node waits so long for the last acknowledgements, and the word of a node that has left may be
     overtaken by its goodbye for so long."""

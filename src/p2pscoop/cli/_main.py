@@ -294,10 +294,9 @@ def _nodes_or_default(nodes: int | None) -> int:
     from p2pscoop import _machine
     from p2pscoop.errors import ConfigurationError
 
-    if nodes is not None:
-        return nodes
     try:
-        return _machine.node_count(os.environ)
+        _machine.connections_max(1)  # A wrong value is told here, and not by every node.
+        return _machine.node_count(os.environ) if nodes is None else nodes
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
 
