@@ -20,6 +20,7 @@ from p2pscoop._future import (
     RUNNING,
     Future,
     Parcel,
+    deaths_max_of,
     make_future,
     name_of,
     overtime,
@@ -231,6 +232,15 @@ class Home:
             return self.migration.encode(task, thief)
         program = program_of(task, self.runtime.node.id)
         return encoder.encode(work, args, kwargs, task_path(task), program)
+
+    def deaths_max(self, task: Future[Any]) -> int | None:
+        """See `Port`."""
+        return deaths_max_of(getattr(task, "_options", task._work))
+
+    def name_of(self, handle: Handle) -> str:
+        """See `Port`."""
+        task = task_of(handle)
+        return name_of(None if task is None else getattr(task, "_options", task._work))
 
     def serial_of(self, task: Future[Any]) -> int | None:
         """See `Port`."""

@@ -52,6 +52,7 @@ from p2pscoop._future import (
     RUNNING,
     Future,
     Parcel,
+    TaskOptions,
     make_future,
     name_of,
     overtime,
@@ -536,6 +537,9 @@ class Scheduler:
         return context
 
     def _prepare_coroutine(self, future: Future[Any], coroutine: Any) -> None:
+        if isinstance(future._work, TaskOptions):
+            future._options = future._work
+            coroutine.__qualname__ = name_of(future._work)
         future._work = coroutine
         future._args = None
         future._context = self._context.copy()

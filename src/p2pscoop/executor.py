@@ -36,7 +36,7 @@ from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
 from p2pscoop._session import stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
-from p2pscoop._timeouts import Limited, checked_timeout, with_timeout
+from p2pscoop._timeouts import TaskFunction, checked_retries, checked_timeout, in_place_of
 from p2pscoop.errors import ShutdownError
 
 __all__ = ["Executor", "executor_of_node"]
@@ -185,8 +185,8 @@ class Executor(concurrent.futures.Executor):
         retries: how often a call is started again when the node that has it dies, before it ends with
             `PoisonTaskError`. With 0, whatever a dead node had fails; the default bears nodes that are killed for
             other reasons.
-        timeout: seconds that a call may take, from its start on a node; see `p2pscoop.with_timeout`, which gives
-            single calls a limit. None: for ever. Of a `map` in chunks it is the limit of a chunk.
+        timeout: seconds that a call may take, from its start on a node; see `p2pscoop.task`, which gives single
+            calls a limit. None: for ever. Of a `map` in chunks it is the limit of a chunk.
 
     Raises:
         ValueError: `max_workers` or `timeout` is not positive, or beyond all measure, or `retries` is negative.
@@ -211,9 +211,7 @@ class Executor(concurrent.futures.Executor):
         retries: int = Limits().deaths_max - 1,
         timeout: float | None = None,
     ) -> None:
-        retries = operator.index(retries)
-        if retries < 0:
-            raise ValueError("retries must be >= 0")
+        retries = checked_retries(retries)
         if max_workers is None:
             max_workers = _machine.node_count()
         else:
@@ -225,7 +223,7 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._timeout = None if timeout is None else checked_timeout(timeout)
-        self._limited: weakref.ref[Limited[Any, Any]] | None = None
+        self._limited: weakref.ref[TaskFunction[Any, Any]] | None = None
         self._attached = attachment(seed, key)
         self._nodes = max_workers
         self._initializer = initializer
@@ -287,7 +285,7 @@ class Executor(concurrent.futures.Executor):
         """The function with the limit of all calls: the same object as last time, so that it is pickled once."""
         limited = None if self._limited is None else self._limited()
         if limited is None or limited.func is not fn:
-            limited = with_timeout(fn, timeout)
+            limited = in_place_of(fn, fn, timeout)
             self._limited = weakref.ref(limited)
         return limited
 
