@@ -43,15 +43,24 @@ class Attachment(NamedTuple):
 
     Attributes:
         seeds: transport addresses.
-        listen: address of this machine from which the first is reached.
+        listen: address of this machine from which the first is reached; None: all nodes are on this machine.
         keys: of the cluster.
         cluster: its name.
+        directory: private directory of its nodes on this machine, if this program is one of theirs.
+        port: to listen at; 0 if any will do.
     """
 
     seeds: tuple[str, ...]
-    listen: str
+    listen: str | None
     keys: tuple[ClusterKey, ...]
     cluster: str
+    directory: str | None = None
+    port: int = 0
+
+    @property
+    def tcp(self) -> tuple[str, int] | None:
+        """Host and port to listen at, or None."""
+        return None if self.listen is None else (self.listen, self.port)
 
 
 def attachment(
@@ -122,6 +131,8 @@ def _checked_address(text: str) -> tuple[str, int]:
 
 def explain(attached: Attachment) -> StartError:
     """Why no seed has answered, as far as an attempt to connect can tell."""
+    if attached.directory is not None:
+        return StartError(f"the node of this program has not answered its executor within {JOIN_S:.0f} s")
     return StartError(
         f"no node of the cluster {attached.cluster!r} has answered within {JOIN_S:.0f} s: "
         + "; ".join(diagnose(seed, secured=bool(attached.keys)) for seed in attached.seeds)

@@ -11,6 +11,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any
 
+from p2pscoop._core.deque import half
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import (
@@ -213,6 +214,10 @@ class Home:
         """See `Port`. What the thief's own results made ready comes first."""
         reserved = self.migration.take_reserved(thief)
         own, guests = self.scheduler.take(max(0, count_max - len(reserved)) if reserved else count_max)
+        if not (reserved or own or guests):
+            # The main thread may be busy for long before it can see to the program that they wait for.
+            waiting = self.programs.parked() - self.scheduler.resting
+            guests = self.programs.take(half(waiting, count_max))
         for guest in guests:
             self._queued.pop(guest.key, None)
         return [*reserved, *own], guests

@@ -160,8 +160,9 @@ class _Process:
 
     def _on_broken(self, reason: str) -> None:
         self._failed = True
-        # A program that cannot be served is no reason to leave a standing cluster with a node less.
-        self._end(EXIT_REPLACED if self._config.standing else EXIT_FAILED, reason)
+        # A program that cannot be served is no reason to leave the others with a node less.
+        others = self._config.standing or len(self.home.runtime.node.membership.origins()) > 1
+        self._end(EXIT_REPLACED if others else EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
         """A task that was cancelled, or whose time is up, does not end. Another node shall take this one's place.

@@ -38,7 +38,7 @@ class Observer:
                 name="observer",
                 directory=self._directory,
                 seeds=attached.seeds,
-                tcp=(attached.listen, 0),
+                tcp=attached.tcp,
                 keys=attached.keys,
                 cluster=attached.cluster,
                 founder=False,

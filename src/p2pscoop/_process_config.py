@@ -135,6 +135,8 @@ class OriginConfig:
         cluster: as of `NodeConfig`.
         log_level: of the package's logger.
         profile: as of `NodeConfig`.
+        shared: whether there are other nodes, or will be, which executors of the script can use.
+        spare_port: at which an executor of the script has to listen; 0 if any will do.
     """
 
     directory: str
@@ -143,6 +145,8 @@ class OriginConfig:
     cluster: str = "default"
     log_level: int = logging.WARNING
     profile: str | None = None
+    shared: bool = False
+    spare_port: int = 0
 
     def to_line(self) -> bytes:
         """One line of JSON."""

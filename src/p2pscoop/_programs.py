@@ -9,7 +9,7 @@ the working directory after an `await` or a `result()`.
 When its origin is gone, the modules that were imported from a program's own directories are forgotten, so that its
 next run finds them as they are by then.
 
-Decides what is ready. `park` may be called in any thread, all else only in the home thread.
+Decides what is ready. `park` and `take` may be called in any thread, all else only in the home thread.
 """
 
 from __future__ import annotations
@@ -54,6 +54,25 @@ class Programs:
             waiting = self._parked.setdefault(program, [])
             waiting.append(guest)
             return len(waiting)
+
+    def take(self, count: int) -> list[Guest]:
+        """Claim guests that wait, for a thief: this node may not come to them soon. At most so many.
+
+        Any thread.
+        """
+        with self._lock:
+            taken: list[Guest] = []
+            for guests in self._parked.values():
+                while guests and len(taken) < count:
+                    guest = guests.pop()
+                    if guest.claim():
+                        taken.append(guest)
+        return taken
+
+    def parked(self) -> int:
+        """How many guests wait for their program. Any thread."""
+        with self._lock:
+            return sum(map(len, self._parked.values()))
 
     def awaits(self, origin: NodeId) -> bool:
         """Whether guests wait for a program."""

@@ -16,7 +16,8 @@ import types
 from typing import IO
 
 from p2pscoop import _machine, _session
-from p2pscoop._process_config import ORIGIN_VARIABLE, OriginConfig
+from p2pscoop._attachment import Attachment
+from p2pscoop._process_config import ORIGIN_SOCKET, ORIGIN_VARIABLE, OriginConfig
 from p2pscoop._security import ClusterKey
 
 __all__ = ["main"]
@@ -38,6 +39,12 @@ def main() -> None:
     session = _session.open_session(
         config.directory, tcp=config.listen, keys=keys, cluster=config.cluster, own=False
     )
+    if config.shared:
+        seed = f"ipc://{config.directory}/{ORIGIN_SOCKET}"
+        listen = None if config.listen is None else config.listen[0]
+        session.shared = Attachment(
+            (seed,), listen, tuple(keys), config.cluster, config.directory, config.spare_port
+        )
     profile = None
     if config.profile is not None:
         from p2pscoop._profile import NodeProfile

@@ -34,7 +34,7 @@ from p2pscoop._payload import encode_program
 from p2pscoop._pool import Pool
 from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
-from p2pscoop._session import stop_supervisor
+from p2pscoop._session import shared_nodes, stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
 from p2pscoop._timeouts import TaskFunction, checked_retries, checked_timeout, in_place_of
 from p2pscoop.errors import ShutdownError
@@ -60,7 +60,9 @@ class _Engine:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
-        self._directory = _machine.make_directory()
+        shared = None if attached is None else attached.directory
+        self._directory = shared or _machine.make_directory()
+        self._own_directory = shared is None
         self.pool = Pool(
             lambda: self.runtime.feed(),
             lambda serial: self.runtime.settled_at_home(serial),
@@ -74,7 +76,7 @@ class _Engine:
                 self.pool,
                 name="executor",
                 directory=self._directory,
-                socket_name=ORIGIN_SOCKET,
+                socket_name=ORIGIN_SOCKET if shared is None else None,
                 origin=True,
                 runs_tasks=False,
                 limits=limits,
@@ -92,7 +94,8 @@ class _Engine:
                 self.runtime.stop()
                 raise problem
         except BaseException:
-            _machine.remove_directory(self._directory)
+            if self._own_directory:
+                _machine.remove_directory(self._directory)
             raise
         _engines.add(self)
 
@@ -148,7 +151,8 @@ class _Engine:
             self.runtime.stop()
             if self._supervisor is not None:
                 stop_supervisor(self._supervisor)
-            _machine.remove_directory(self._directory)
+            if self._own_directory:
+                _machine.remove_directory(self._directory)
         _engines.discard(self)
 
     def finish_in_background(self) -> None:
@@ -159,7 +163,7 @@ class _Engine:
 def _membership(attached: Attachment) -> dict[str, Any]:
     return {
         "seeds": attached.seeds,
-        "tcp": (attached.listen, 0),
+        "tcp": attached.tcp,
         "keys": attached.keys,
         "cluster": attached.cluster,
     }
@@ -193,8 +197,9 @@ class Executor(concurrent.futures.Executor):
             A seed or a key that cannot be used is one, too (`ConfigurationError`).
         TypeError: `max_workers` or `retries` is not an integer, `timeout` no number, `initializer` not callable.
 
-    Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
-    `max_workers` is ignored, and only the thread of the task may submit.
+    Nodes start with the first call that is submitted. In a script of `p2pscoop run` that has nodes beside the
+    script's own none start: calls go to those, on all of its hosts, and `max_workers` is ignored. Inside a task it
+    is the same, and only the thread of the task may submit.
 
     What has to travel is pickled with cloudpickle, so that functions of `__main__`, lambdas and closures may be
     submitted, and no `if __name__ == "__main__"` is needed.
@@ -224,8 +229,8 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("initializer must be a callable")
         self._timeout = None if timeout is None else checked_timeout(timeout)
         self._limited: weakref.ref[TaskFunction[Any, Any]] | None = None
-        self._attached = attachment(seed, key)
-        self._nodes = max_workers
+        shared = shared_nodes() if seed is None and key is None else None
+        self._attached, self._nodes = shared or (attachment(seed, key), max_workers)
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._limits = Limits(deaths_max=retries + 1)

@@ -32,12 +32,14 @@ class Arrangement(NamedTuple):
         ports: of the other local nodes; none if any will do.
         hosts: the other hosts.
         security: keys and name of the cluster.
+        spare_port: one that leads to this machine from all others; 0 if any does.
     """
 
     security: Security
     listen: tuple[str, int] | None
     ports: tuple[int, ...] = ()
     hosts: tuple[RemoteHost, ...] = ()
+    spare_port: int = 0
 
 
 def external_address(plan: Plan, options: LaunchOptions) -> str:
@@ -103,8 +105,8 @@ def _tunnelled(
                 f"`{host.name}:4`, or give -n"
             )
     counts = [host.nodes or 0 for host in plan.remote]
-    ports = free_ports(local + sum(counts))
-    mine, rest = ports[:local], ports[local:]
+    ports = free_ports(1 + local + sum(counts))
+    spare, mine, rest = ports[0], ports[1 : local + 1], ports[local + 1 :]
     address = (LOOPBACK, mine[0])
     hosts = []
     for host, count in zip(plan.remote, counts, strict=True):
@@ -113,7 +115,7 @@ def _tunnelled(
             shell, host, forwards=own, reverse_forwards=[port for port in ports if port not in own]
         )
         hosts.append(RemoteHost(host.name, command, _orders(host, address, tuple(own), options, security)))
-    return Arrangement(security, address, tuple(mine[1:]), tuple(hosts))
+    return Arrangement(security, address, tuple(mine[1:]), tuple(hosts), spare)
 
 
 def _orders(

@@ -61,7 +61,16 @@ def run(
         _be_nice(options.nice)
     directory = _machine.make_directory()
     tether, ours = os.pipe()
-    config = OriginConfig(directory, listen, security.keys, security.cluster, options.log_level, profile)
+    config = OriginConfig(
+        directory,
+        listen,
+        security.keys,
+        security.cluster,
+        options.log_level,
+        profile,
+        shared=nodes > 1 or bool(arrangement.hosts),
+        spare_port=arrangement.spare_port,
+    )
     locals_ = [
         replace(node, log_level=options.log_level, profile=profile)
         for node in local_nodes(
