@@ -31,6 +31,7 @@ __all__ = [
     "Parcel",
     "TaskOptions",
     "TimeLimit",
+    "call_as_user",
     "deaths_max_of",
     "finished",
     "make_future",
@@ -508,6 +509,11 @@ def program_of(task: Future[Any] | None, default: NodeId) -> NodeId:
     for each in chain:
         each._program = program
     return program
+
+
+def call_as_user(func: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Its frame is interrupted as the user's are, for functions that have none, like `time.sleep`."""
+    return func(*args, **kwargs)
 
 
 def deaths_max_of(work: Any) -> int | None:

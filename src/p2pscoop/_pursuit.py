@@ -19,10 +19,10 @@ from types import FrameType
 from typing import Any
 
 from p2pscoop import _dataflow
-from p2pscoop._future import Future
+from p2pscoop._future import Future, call_as_user
 from p2pscoop._ranges import Range
 from p2pscoop._scheduler import Scheduler
-from p2pscoop._timeouts import TaskFunction, call_as_user
+from p2pscoop._timeouts import TaskFunction
 from p2pscoop.errors import TaskCancelled
 
 __all__ = ["GRACE_S", "Pursuit"]

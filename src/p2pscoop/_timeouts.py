@@ -23,14 +23,13 @@ from types import CoroutineType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from p2pscoop import _local
-from p2pscoop._future import DONE, Future, TaskOptions, TimeLimit, name_of, task_path
+from p2pscoop._future import DONE, Future, TaskOptions, TimeLimit, call_as_user, name_of, task_path
 from p2pscoop._scheduler import Scheduler
 from p2pscoop.errors import TaskTimeoutError
 
 __all__ = [
     "TaskFunction",
     "Watch",
-    "call_as_user",
     "checked_retries",
     "checked_timeout",
     "in_place_of",
@@ -181,11 +180,6 @@ def _restore(task: Future[Any], limit: TimeLimit | None) -> None:
         del task._limit
     else:
         task._limit = limit
-
-
-def call_as_user(func: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-    """Its frame is interrupted as the user's are, for functions that have none, like `time.sleep`."""
-    return func(*args, **kwargs)
 
 
 class Watch:
