@@ -98,7 +98,7 @@ class _Process:
         _local.install(scheduler)
         _on_notice(lambda: scheduler.call_soon(self._leave))
         threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
-        if config.complain:
+        if config.complain or config.patience_s:
             threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
         if config.interfaces:
             threading.Thread(target=self._discover, name="p2pscoop-discover", daemon=True).start()
@@ -218,10 +218,16 @@ class _Process:
         os._exit(EXIT_LEFT)
 
     def _complain(self) -> None:
-        if not self.home.is_member.wait(SEED_PATIENCE_S):
+        if self.home.is_member.wait(SEED_PATIENCE_S):
+            return
+        patience_s = self._config.patience_s
+        if self._config.complain:
             seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
             why = "; ".join(diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
             print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
+        if patience_s and not self.home.is_member.wait(patience_s - SEED_PATIENCE_S):
+            print(f"p2pscoop: not a member within {patience_s:.0f} s: given up", file=sys.stderr)
+            self.home.scheduler.call_soon(lambda: self._end(EXIT_REFUSED, "not let in"))
 
 
 def _take_over_stdin() -> IO[bytes]:
