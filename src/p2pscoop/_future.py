@@ -228,7 +228,7 @@ class Future(Generic[T]):
                 except IndexError:
                     pass
                 depth = scheduler.depth
-                if depth < DEPTH_MAX:
+                if depth < scheduler.depth_max:
                     task = scheduler.task
                     scheduler.depth = depth + 1
                     scheduler.task = self

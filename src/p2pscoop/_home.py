@@ -40,7 +40,7 @@ from p2pscoop._port import Guest
 from p2pscoop._programs import Programs
 from p2pscoop._runtime import ASK_PROGRAM, Runtime
 from p2pscoop._scheduler import Scheduler
-from p2pscoop.errors import PayloadError, TaskError
+from p2pscoop.errors import PayloadError, ShutdownError, TaskError
 
 __all__ = ["Home"]
 
@@ -57,8 +57,8 @@ class Home:
         interruptible: whether a `KeyboardInterrupt` here is a person's.
         path: of the main program's task.
         on_refused: called (in the home thread) with the reason if the cluster does not want this node.
-        on_alone: called, in any thread, when no origin is left, with the last one, and whether it said goodbye.
-        on_origin: called, in any thread, when an origin is there.
+        on_origin: called, in any thread, with an origin that is there.
+        on_origin_gone: called, in any thread, with an origin that is gone, and whether it said goodbye.
         on_broken: called (in the home thread) when the program's initializer raised here.
         on_cancelled: called (in any thread) with a guest that runs and need not run any further.
     """
@@ -69,8 +69,8 @@ class Home:
         interruptible: bool,
         path: bytes,
         on_refused: Callable[[str], None] | None = None,
-        on_alone: Callable[[PeerInfo, bool], None] | None = None,
-        on_origin: Callable[[], None] | None = None,
+        on_origin: Callable[[PeerInfo], None] | None = None,
+        on_origin_gone: Callable[[PeerInfo, bool], None] | None = None,
         on_broken: Callable[[str], None] | None = None,
         on_cancelled: Callable[[Future[Any]], None] | None = None,
     ) -> None:
@@ -78,14 +78,16 @@ class Home:
         self.scheduler = Scheduler(self, path=path, interruptible=interruptible)
         self.is_member = threading.Event()
         self._on_refused = on_refused
-        self._on_alone = on_alone
         self._on_origin = on_origin
+        self._on_origin_gone = on_origin_gone
         self._on_broken = on_broken
         self._on_cancelled = on_cancelled
         self._hosted: dict[TaskKey, Future[Any]] = {}
         """Guests that were started."""
         self._queued: dict[TaskKey, Guest] = {}
         self.programs = Programs()
+        self._dropped: set[NodeId] = set()
+        """Programs that have ended; tasks of theirs may still come from nodes that have not heard of it."""
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
 
@@ -108,6 +110,10 @@ class Home:
         key = guest.key
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
+            return None
+        if guest.spec.program in self._dropped:
+            outcome = encode_error(ShutdownError("the program of this task has ended"), self._where)
+            self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
             return None
         self.programs.enter(guest.spec.program)
         if guest.spec.kind is SpecKind.CONTINUATION:
@@ -360,6 +366,13 @@ class Home:
                 if self._on_cancelled is not None:
                     self._on_cancelled(guest)
 
+    def drop(self, origin: NodeId) -> None:
+        """A program has ended: what runs of it is interrupted, and with it what it has spawned. Any thread."""
+        membership = self.runtime.node.membership
+        self._dropped = {origin, *(each for each in self._dropped if each in membership)}
+        hosted = list(self._hosted.items())
+        self.interrupt([key for key, future in hosted if getattr(future, "_program", None) == origin])
+
     def hosts(self, task: Future[Any]) -> bool:
         """Whether a guest, or a task of this node's own whose time is up, runs here still. Any thread."""
         key = self.key_of(task)
@@ -384,15 +397,30 @@ class Home:
         while self.runtime.node.held.get(key) is not None and time.monotonic() < until:
             time.sleep(0.005)
 
+    def share(self) -> list[NodeId]:
+        """See `Port`."""
+        return self.scheduler.share()
+
+    def take_of(self, program: NodeId, thief: NodeId) -> tuple[list[Future[Any]], list[Guest]]:
+        """See `Port`."""
+        del thief
+        own, guests = self.scheduler.take_of(program)
+        for guest in guests:
+            self._queued.pop(guest.key, None)
+        return own, guests
+
     def counters(self) -> dict[str, int]:
         """See `Port`."""
         return {"executed": self.scheduler.executed, "continuations_given": self.migration.given}
 
     def _prepare(self, origin: NodeId, data: bytes) -> None:
         """What a program needs has come: in the home thread, since user code may run."""
+        node = self.runtime.node
+        row = node.membership.row(origin)
+        here = row is not None and (row.info.host, row.info.pid) == (node.info.host, node.info.pid)
 
         def prepare() -> None:
-            problem = self.programs.prepare(origin, data)
+            problem = self.programs.prepare(origin, data, here=here)
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:
@@ -413,8 +441,10 @@ class Home:
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
         logger.info("%s: %s is there (%s, pid %d)", self.runtime.name, info.name, info.host, info.pid)
-        if info.origin and self._on_origin is not None:
-            self._on_origin()
+        if info.origin:
+            self._dropped.discard(info.id)
+            if self._on_origin is not None:
+                self._on_origin(info)
         if self.programs.awaits(info.id):
             self.runtime.inquire(info.id, ASK_PROGRAM, partial(self._prepare, info.id))
 
@@ -426,9 +456,8 @@ class Home:
             return
         self.runtime.forget_constants(info.id)
         self.scheduler.call_soon(lambda: self.programs.forget(info.id))
-        membership = self.runtime.node.membership
-        if not membership.origins() and not membership.residents() and self._on_alone is not None:
-            self._on_alone(info, reason is not None)
+        if self._on_origin_gone is not None:
+            self._on_origin_gone(info, reason is not None)
 
     # ------------------------------------------------------------------------------- home thread again
 
@@ -437,11 +466,9 @@ class Home:
         self.runtime.do(self.runtime.node.leave)
         keys = []
         self.scheduler.inbox.extend(self.programs.unpark_all())
-        while self.scheduler.inbox:
-            guest = self.scheduler.inbox.popleft()
-            if guest.claim():
-                self._queued.pop(guest.key, None)
-                keys.append((guest.key, None))
+        while (guest := self.scheduler.inbox.pop()) is not None:
+            self._queued.pop(guest.key, None)
+            keys.append((guest.key, None))
         self.runtime.do(lambda now: self.runtime.node.give_back(now, keys))
 
 

@@ -270,6 +270,15 @@ class Pool:
     def interrupt(self, keys: Sequence[TaskKey]) -> None:
         """See `Port`. Never happens, as `enqueue`."""
 
+    def share(self) -> list[NodeId]:
+        """See `Port`. A pool has the tasks of one program."""
+        return [self._origin()] if self._queue else []
+
+    def take_of(self, program: NodeId, thief: NodeId) -> tuple[Sequence[_Task], Sequence[Guest]]:
+        """See `Port`."""
+        del program
+        return self.take(1, thief)
+
     def counters(self) -> dict[str, int]:
         """See `Port`."""
         return {}

@@ -105,6 +105,14 @@ class Port(Protocol):
         """Guests that run, and need not run any further."""
         ...
 
+    def share(self) -> list[NodeId]:
+        """Several programs are there: let each have its turn. Those that have something queued here."""
+        ...
+
+    def take_of(self, program: NodeId, thief: NodeId) -> tuple[Sequence[Any], Sequence[Guest]]:
+        """As `take`, for at most one task, of this program."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """Counters to be reported with those of the core."""
         ...

@@ -18,7 +18,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._payload import Program, decode_program
@@ -35,6 +35,8 @@ class Programs:
         self._base = list(sys.path)
         self._programs: dict[NodeId, Program] = {}
         self._current = NOBODY
+        self._here: set[NodeId] = set()
+        """Those of executors of this very process, whose paths and modules are its own."""
         self._parked: dict[NodeId, list[Guest]] = {}
         self._lock = threading.Lock()
 
@@ -90,13 +92,21 @@ class Programs:
             self._parked.clear()
         return waiting
 
-    def prepare(self, origin: NodeId, data: bytes) -> InitializerError | None:
-        """Make the process ready for a program. Why it cannot be, if so: its initializer raised."""
+    def prepare(self, origin: NodeId, data: bytes, *, here: bool) -> InitializerError | None:
+        """Make the process ready for a program. Why it cannot be, if so: its initializer raised.
+
+        Args:
+            origin: names it.
+            data: what it needs.
+            here: whether it is that of this process.
+        """
         if origin in self._programs:
             return None
         program = decode_program(data)
         with self._lock:
             self._programs[origin] = program
+        if here:
+            self._here.add(origin)
         self.enter(origin)
         try:
             program.initialize()
@@ -109,7 +119,7 @@ class Programs:
 
     def enter(self, origin: NodeId) -> None:
         """A task of this program starts."""
-        if origin == self._current or origin not in self._programs:
+        if origin == self._current or origin not in self._programs or origin in self._here:
             return
         self._current = origin
         program = self._programs[origin]
@@ -130,6 +140,9 @@ class Programs:
                 self._parked[origin] = waiting
         if program is None:
             return
+        if origin in self._here:
+            self._here.discard(origin)
+            return
         if self._current == origin:
             self._current = NOBODY
             sys.path[:] = self._base
@@ -137,16 +150,20 @@ class Programs:
         own = {entry for entry in program.path if entry not in self._base and entry not in shared}
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if file is not None and _is_in(file, own):
+            if file is not None and _is_in(file, own, self._base):
                 del sys.modules[name]
 
 
-def _is_in(file: str, directories: set[str]) -> bool:
-    """Whether a module's file belongs to one of these entries of `sys.path`, itself or in a package."""
+def _is_in(file: str, own: Collection[str], others: Collection[str]) -> bool:
+    """Whether a module's file, itself or in a package, belongs to one of a program's entries of `sys.path`.
+
+    An entry of the others may lie within one of the program's: an environment within a project, say, or the Python
+    of a user within the home directory. The nearest counts.
+    """
     directory = os.path.dirname(file)
-    while directory not in directories:
+    while directory not in own:
         parent = os.path.dirname(directory)
-        if parent == directory or "site-packages" in os.path.basename(directory):
+        if parent == directory or directory in others or "site-packages" in os.path.basename(directory):
             return False
         directory = parent
     return True

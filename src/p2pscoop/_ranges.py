@@ -19,7 +19,7 @@ from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from p2pscoop._future import DEPTH_MAX, Future, make_future
+from p2pscoop._future import Future, make_future
 
 if TYPE_CHECKING:
     from p2pscoop._scheduler import Scheduler, Strand
@@ -183,7 +183,7 @@ class Range:
         if get_ident() != scheduler.thread:
             raise scheduler.wrong_thread()
         depth = scheduler.depth
-        if depth >= DEPTH_MAX:
+        if depth >= scheduler.depth_max:
             item = self._claimed(index, args)
             scheduler.handoff.append(item)
             return self._result_of(item)

@@ -64,6 +64,8 @@ _SHORT_PAUSE_S = 0.1
 _SEED_PEER = b"seed:"
 _TEND_S = 5.0
 """How often seeds that are not among the members are greeted."""
+_SPREAD_S = 0.1
+"""How often a node with tasks looks whether its program gets its share, if there are several."""
 _TRIM_S = 1.0
 """How often connections are counted."""
 _TURNED_AWAY_MAX = 100
@@ -127,6 +129,7 @@ class Runtime:
         port: what runs or submits the tasks.
         name: of the node, for people.
         directory: private directory of this machine's nodes; also names the group whose sockets can be reached.
+            None: this node reaches no other, and is reached, but by TCP.
         seeds: addresses to join at; none for the node that founds the cluster.
         tcp: host and port to listen at, or None.
         keys: of the cluster; without any, connections by TCP are not secured.
@@ -150,7 +153,7 @@ class Runtime:
         port: Port,
         *,
         name: str,
-        directory: str,
+        directory: str | None,
         seeds: Sequence[str] = (),
         tcp: tuple[str, int] | None = None,
         keys: Sequence[ClusterKey] = (),
@@ -191,6 +194,7 @@ class Runtime:
         self._hints = Hints(self._on_greeted_in_vain)
         self._greeted: dict[str, float] = {}
         self._turned_away: set[str] = set()
+        self._one_way: set[NodeId] = set()
         self._in_vain = 0
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
@@ -206,7 +210,7 @@ class Runtime:
             id=node_id,
             name=name,
             addresses=self.transport.addresses,
-            group=directory,
+            group=directory or node_id.hex(),
             origin=origin,
             runs_tasks=runs_tasks,
             host=_machine.host_name(),
@@ -226,6 +230,10 @@ class Runtime:
         )
         self._constants: dict[NodeId, Constants] = {}
         self._inquiries: dict[int, _Inquiry] = {}
+        self._contested = False
+        self._spread_at = 0.0
+        self._given = 0
+        self._rng = random.Random(os.urandom(16))
         self._tend_at = 0.0
         self._trim_at = 0.0
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
@@ -408,10 +416,13 @@ class Runtime:
         self.transport.disconnect(peer)
 
     def _surrender(self, effect: fx.Surrender) -> None:
+        self._hand_over(effect, lambda: self.port.take(effect.count_max, effect.thief))
+
+    def _hand_over(self, effect: fx.Surrender, take: Callable[[], tuple[Sequence[Any], Sequence[Guest]]]) -> None:
         with self._lock:
             self.surrendering += 1
         try:
-            self._take_and_give(effect)
+            self._take_and_give(effect, take)
         finally:
             with self._lock:
                 self.surrendering -= 1
@@ -420,8 +431,10 @@ class Runtime:
         """Give so many tasks to a node that has not asked."""
         self._surrender(fx.Surrender(thief, 0, count, answer=False))
 
-    def _take_and_give(self, effect: fx.Surrender) -> None:
-        own, guests = self.port.take(effect.count_max, effect.thief)
+    def _take_and_give(
+        self, effect: fx.Surrender, take: Callable[[], tuple[Sequence[Any], Sequence[Guest]]]
+    ) -> None:
+        own, guests = take()
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
         offers: list[OwnTask] = []
         started: list[tuple[TaskKey, Spec]] = []
@@ -465,6 +478,32 @@ class Runtime:
             places = [scheme + _machine.join_address(host, port) for host, port in addresses]
             self._hints.add(time.monotonic(), node, places)
             self._ring()
+
+    def _spread(self, now: float) -> None:
+        """With several programs at once, give a task to a node that has none of this node's.
+
+        Nodes that never run out of one program's tasks never ask for another's. A node that nobody has stolen from
+        for a while does this, and a program that has less than its share of the nodes.
+        """
+        self._spread_at = now + _SPREAD_S
+        given, self._given = self._given, self.node.counters.given
+        with self._lock:
+            membership = self.node.membership
+            programs = len(membership.origins())
+            self._contested = programs > 1 and self.node.joined and not self.node.leaving
+            if not self._contested:
+                return
+            holders = self.node.owned.holders
+            rows = [row for peer in membership.alive_peers() if (row := membership.row(peer)) is not None]
+        programs_here = self.port.share()
+        nodes = [row.info.id for row in rows if row.info.runs_tasks and not row.info.origin]
+        if self.node.info.origin and len(holders) * programs < len(nodes):
+            nodes = [node for node in nodes if node not in holders]
+        elif given != self._given:
+            nodes = []
+        if programs_here and nodes:
+            program, thief = self._rng.choice(programs_here), self._rng.choice(nodes)
+            self._hand_over(fx.Surrender(thief, 0, 1, answer=False), lambda: self.port.take_of(program, thief))
 
     def _greet(self, now: float) -> None:
         """Greet whoever is at the address of a seed or of a hint, and no known peer has it.
@@ -679,6 +718,8 @@ class Runtime:
         self._handle_events()
         self._explain_poison()
         now = time.monotonic()
+        if now >= self._spread_at:
+            self._spread(now)
         if now >= self._trim_at:
             self._trim_at = now + _TRIM_S
             with self._lock:
@@ -704,17 +745,32 @@ class Runtime:
         return self.transport.pump()
 
     def _vouch(self) -> None:
-        """A connection within this machine ends with the process, so those that it leads to are alive."""
-        membership, group = self.node.membership, self.node.info.group
+        """A connection within this machine ends with the process, so those that it leads to are alive.
+
+        So are those elsewhere whose machines acknowledge what is sent to them.
+        """
+        membership, group, now = self.node.membership, self.node.info.group, time.monotonic()
         with self._lock:
             rows = [row for peer in self.node.counterparts if (row := membership.row(peer)) is not None]
-            near = [row.info.id for row in rows if row.info.group == group]
-            self.node.vouch(time.monotonic(), filter(self.transport.is_connected, near))
+            silent = [row.info for row in rows if self.node.is_silent(now, row.info.id)]
+        # Whoever is silent is asked something with every renewal.
+        within_s = 1.5 * self.limits.holding_s
+        living = [
+            info.id
+            for info in silent
+            if self.transport.is_connected(info.id)
+            and (info.group == group or self.transport.is_acknowledged(info.id, within_s))
+        ]
+        if living:
+            with self._lock:
+                self.node.vouch(now, living)
 
     def _due_at(self) -> float:
         """When the keeper has something to do."""
         times = (self.node.wake_at(), self._serve_at, self._arm_at)
         due_at = min(at for at in times if at is not None)
+        if self._contested:
+            due_at = min(due_at, self._spread_at)
         for inquiry in list(self._inquiries.values()):
             due_at = min(due_at, inquiry.due_at)
         return min(due_at, self._greet_at())
@@ -746,8 +802,24 @@ class Runtime:
         late = time.monotonic() - _CONNECT_TIMEOUT_S
         for peer, since in list(self._dialled.items()):
             if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
-                logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+                self._on_no_connection(peer)
                 self._events.append((peer, False))
+
+    def _on_no_connection(self, peer: NodeId) -> None:
+        row = self.node.membership.row(peer)
+        if row is None or not self.node.hears(time.monotonic(), peer) or peer in self._one_way:
+            logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+            return
+        if len(self._one_way) < _TURNED_AWAY_MAX:
+            self._one_way.add(peer)
+            logger.warning(
+                "%s: %s on %s reaches this node, and is not reached from here at %s: nodes need a way to each "
+                "other; give it --listen ADDR, an address at which it can be reached, or use `run --tunnel`",
+                self.name,
+                row.info.name,
+                row.info.host,
+                ", ".join(address.rpartition("//")[2] for address in self._reachable(row.info)) or "any address",
+            )
 
     def _lose(self, peer: NodeId) -> None:
         self.do(lambda now: self.node.peer_lost(now, peer))

@@ -45,6 +45,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from p2pscoop._core.deque import half, take_newest, take_oldest
 from p2pscoop._future import (
     CANCELLED,
+    DEPTH_MAX,
     DONE,
     FAILED,
     LENT,
@@ -57,7 +58,9 @@ from p2pscoop._future import (
     make_future,
     name_of,
     overtime,
+    program_of,
 )
+from p2pscoop._inbox import Inbox
 from p2pscoop.errors import ShutdownError, TaskCancelled, TaskExitError, TaskInterruptError, WrongThreadError
 
 if TYPE_CHECKING:
@@ -202,7 +205,9 @@ class Scheduler:
         self.hungry = False
         """Whether thieves wait for this node to get work. Set by other threads."""
         self.handoff: list[Future[Any]] = []
-        """Claimed tasks that start on a fresh strand, for want of stack."""
+        """Claimed tasks that start on a fresh strand: for want of stack, or because another program has a turn."""
+        self.depth_max = DEPTH_MAX
+        """Nested joins on one strand; 0 to have the next one come by the loop."""
         self.resumable: deque[Strand] = deque()
         self.coroutines: deque[Future[Any]] = deque()
         """Suspended coroutine tasks that can go on. Whoever pops one has it."""
@@ -216,7 +221,7 @@ class Scheduler:
         """What suspended coroutine tasks get instead of going on."""
         self.stuck: deque[Future[Any]] = deque()
         """Suspended coroutine tasks that can go on, but not elsewhere."""
-        self.inbox: deque[Guest] = deque()
+        self.inbox = Inbox()
         self.arrivals: deque[Callable[[], None]] = deque()
         """What other threads want done in this one."""
         self._spare: list[Strand] = []
@@ -250,7 +255,7 @@ class Scheduler:
         guests: list[Guest] = []
         while len(guests) < count:
             # From the far end: this node starts its guests in the order in which they came.
-            guest = take_newest(self.inbox)
+            guest = self.inbox.take_newest()
             if guest is None:
                 break
             guests.append(guest)
@@ -668,7 +673,7 @@ class Scheduler:
                     getcurrent().parent = target.greenlet
                     return
                 if self.handoff:
-                    self._run(self.handoff.pop())
+                    self._run(self.handoff.pop() if self.depth_max else self._next_turn())
                 elif self.stuck:
                     future = self.stuck.pop()
                     del future._pinned  # Where it stops next it may be portable.
@@ -716,7 +721,70 @@ class Scheduler:
         self.task = self.root_task
 
     def _next(self) -> Future[Any] | None:
-        """Claim a task to run: the newest of this strand, else of one that blocked, else a guest."""
+        """Claim a task to run, of the program whose turn it is."""
+        inbox = self.inbox
+        if not inbox.is_contested:
+            return self._next_in_order()
+        program = inbox.turn(time.monotonic())
+        future = self._begin_guest(program) if program != inbox.program else None
+        if future is None:
+            future = self._next_in_order()
+            if future is not None:
+                inbox.program = program_of(future, self.hooks.node_id())
+        return future
+
+    def share(self) -> list[NodeId]:
+        """If tasks of several programs are here, have the next join ask whose turn it is. Any thread.
+
+        Returns:
+            The programs that have tasks in deques here.
+        """
+        if self.inbox or self.handoff:
+            self.depth_max = 0
+        owners = {self._program_of(strand) for strand in self._all_strands() if strand.stocked}
+        return [*owners.union(self.inbox.programs)]
+
+    def take_of(self, program: NodeId) -> tuple[list[Future[Any]], list[Guest]]:
+        """Claim one task of a program for a thief: the oldest, or else the newest guest. Any thread."""
+        own: list[Future[Any]] = []
+        for strand in self._all_strands():
+            if not own and self._program_of(strand) == program:
+                for each in tuple(strand.ranges):
+                    own += each.split(1 - len(own))
+                own += take_oldest([strand.deque], 1 - len(own))
+        for future in own:
+            future._state = LENT
+        guest = None if own else self.inbox.take_newest(program)
+        return own, [] if guest is None else [guest]
+
+    def _program_of(self, strand: Strand) -> NodeId:
+        """To which the tasks in its deque belong, most likely."""
+        return program_of(self.task if strand is self.strand else strand.task, self.hooks.node_id())
+
+    def _next_turn(self) -> Future[Any]:
+        """A task that was handed over, or that of another program whose turn it is."""
+        self.depth_max = DEPTH_MAX
+        me = self.hooks.node_id()
+        waiting = [program_of(future, me) for future in self.handoff]
+        program = self.inbox.turn(time.monotonic(), waiting)
+        for index in reversed(range(len(waiting))):
+            if waiting[index] == program:
+                self.inbox.program = program
+                return self.handoff.pop(index)
+        return self._begin_guest(program) or self.handoff.pop()
+
+    def _begin_guest(self, program: NodeId | None = None) -> Future[Any] | None:
+        while True:
+            guest = self.inbox.pop(program)
+            if guest is None:
+                return None
+            self.inbox.program = guest.spec.program
+            future = self.hooks.begin(guest)
+            if future is not None:
+                return future
+
+    def _next_in_order(self) -> Future[Any] | None:
+        """Claim the newest task of this strand, else of one that blocked, else a guest."""
         future = take_newest(self.deque)
         if future is not None:
             return future
@@ -732,13 +800,7 @@ class Scheduler:
                 self.stocked.pop(strand, None)
         if self.pinned:
             return take_newest(self.pinned)
-        while self.inbox:
-            guest = self.inbox.popleft()
-            if guest.claim():
-                future = self.hooks.begin(guest)
-                if future is not None:
-                    return future
-        return None
+        return self._begin_guest()
 
     def _rest(self) -> None:
         """Nothing to run: look for work, and sleep until there is some."""

@@ -62,8 +62,7 @@ class _Engine:
         self._lock = threading.Lock()
         self._stopped = False
         shared = None if attached is None else attached.directory
-        self._directory = shared or _machine.make_directory()
-        self._own_directory = shared is None
+        self._directory = _machine.make_directory() if founds else None
         self.pool = Pool(
             lambda: self.runtime.feed(),
             lambda serial: self.runtime.settled_at_home(serial),
@@ -76,7 +75,7 @@ class _Engine:
             self.runtime = Runtime(
                 self.pool,
                 name="executor",
-                directory=self._directory,
+                directory=self._directory or shared,
                 socket_name=ORIGIN_SOCKET if shared is None else None,
                 origin=True,
                 runs_tasks=False,
@@ -85,7 +84,7 @@ class _Engine:
                 **({} if attached is None else _membership(attached)),
             )
             self.runtime.start()
-            if founds:
+            if self._directory is not None:
                 self._supervisor = spawn_supervisor(
                     _nodes_of(attached, self._directory, nodes), _machine.limited_environment(nodes)
                 )
@@ -95,8 +94,7 @@ class _Engine:
                 self.runtime.stop()
                 raise problem
         except BaseException:
-            if self._own_directory:
-                _machine.remove_directory(self._directory)
+            _machine.remove_directory(self._directory)
             raise
         _engines.add(self)
 
@@ -152,8 +150,7 @@ class _Engine:
             self.runtime.stop()
             if self._supervisor is not None:
                 stop_supervisor(self._supervisor)
-            if self._own_directory:
-                _machine.remove_directory(self._directory)
+            _machine.remove_directory(self._directory)
         _engines.discard(self)
 
     def finish_in_background(self) -> None:

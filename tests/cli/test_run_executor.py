@@ -131,3 +131,32 @@ Executor().submit(late, 1)
 """
     out, err = run(script, text, nodes=2)
     assert (out, err) == ("[n1] late 1\n", "")
+
+
+def test_what_the_script_imported_is_its_own_after_running_calls_of_its_executor(script: WriteScript) -> None:
+    text = """
+folder = os.path.join(os.path.dirname(__file__), "late")
+os.makedirs(folder)
+with open(os.path.join(folder, "found_late.py"), "w") as file:
+    print("VALUE = 7", file=file)
+sys.path.append(folder)
+import found_late
+
+def value(x):
+    time.sleep(0.01)
+    return found_late.VALUE, os.getpid()
+
+with Executor() as executor:
+    pids = set()
+    while os.getpid() not in pids:
+        # The script waits in `futures`, and so may run calls of the executor itself.
+        calls = [executor.submit(value, x) for x in range(50)]
+        futures.submit(time.sleep, 0.01).result(timeout=60)
+        futures.wait([futures.submit(time.sleep, 0.1) for _ in range(4)])
+        pids |= {each.result()[1] for each in calls}
+while any(each.name == "executor" for each in p2pscoop.statistics()):
+    time.sleep(0.01)
+futures.submit(abs, 1).result(timeout=60)
+print(sys.modules.get("found_late") is found_late, folder in sys.path, os.getpid() in pids)
+"""
+    assert run(script, text, nodes=2)[0] == "True True True\n"

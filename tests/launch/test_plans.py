@@ -161,8 +161,12 @@ def test_slurm_environments_that_do_not_fit(text: str) -> None:
 
 
 STEP = {
-    **{"SLURM_JOB_ID": "700", "SLURM_STEP_ID": "3", "SLURM_JOB_NODELIST": "n[1-4]"},
-    **{"SLURM_STEP_NODELIST": "n[2-3]", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8"},
+    "SLURM_JOB_ID": "700",
+    "SLURM_STEP_ID": "3",
+    "SLURM_JOB_NODELIST": "n[1-4]",
+    "SLURM_STEP_NODELIST": "n[2-3]",
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "8",
 }
 
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pytest
 from tests.conftest import TIMEOUT_S, Script, eventually
 
-from p2pscoop import Executor
+from p2pscoop import Executor, futures
 from p2pscoop._attachment import SEED_VARIABLE, attachment
+from p2pscoop._programs import _is_in
 from p2pscoop._security import CLUSTER_VARIABLE, KEY_VARIABLE, ClusterKey
 from p2pscoop.errors import ConfigurationError, InitializerError, JoinRefusedError, StartError
 
@@ -45,9 +46,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     started = [join("--listen", seed, "-n", "1"), join("--seed", seed, "-n", "2")]
     yield Cluster(seed, *started)
     for process in started:
-        process.send_signal(signal.SIGTERM)
-    for process in started:
-        process.communicate(timeout=TIMEOUT_S)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        if process.stderr is not None and not process.stderr.closed:
+            process.communicate(timeout=TIMEOUT_S)
 
 
 def pid_after(seconds: float) -> int:
@@ -222,3 +224,112 @@ def test_what_an_executor_that_listens_needs(monkeypatch: pytest.MonkeyPatch, tm
             pytest.raises(StartError, match=address),
         ):
             executor.submit(abs, 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_own"),
+    [
+        ("/home/u/project/helper.py", True),
+        ("/home/u/project/package/part/module.py", True),
+        ("/home/u/.python/lib/json/decoder.py", False),
+        ("/home/u/project/env/lib/site-packages/numpy/core.py", False),
+        ("/home/u/project/src/library/module.py", False),
+        ("/usr/lib/python3/json/decoder.py", False),
+    ],
+)
+def test_what_lies_within_a_programs_directory_need_not_be_its_own(file: str, is_own: bool) -> None:
+    own = {"/home/u/project", "/home/u"}
+    assert _is_in(file, own, ["/home/u/.python/lib", "/home/u/project/src"]) is is_own
+
+
+def nap(_: int) -> None:
+    time.sleep(0.005)
+
+
+def tree(depth: int) -> list[int]:
+    """Where its leaves were run."""
+    if depth == 0:
+        time.sleep(0.002)
+        return [os.getpid()]
+    branches = [futures.submit(tree, depth - 1) for _ in range(4)]
+    return [place for branch in branches for place in branch.result()]
+
+
+ENDLESS = """
+    import time
+    from p2pscoop import Executor, futures
+
+    def spin():
+        while True:
+            time.sleep(0.1)
+
+    def tree(depth):
+        if depth == 0:
+            time.sleep(0.002)
+        else:
+            for branch in [futures.submit(tree, depth - 1) for _ in range(4)]:
+                branch.result()
+
+    with Executor() as executor:
+        executor.submit(tree, 20)
+        executor.submit(spin)
+        while min((each.executed for each in executor.statistics() if each.name != "executor"), default=0) < 1:
+            time.sleep(0.1)
+        print("everywhere", flush=True)
+        time.sleep(1000)
+"""
+
+
+def test_a_program_that_is_killed_leaves_nothing_running(cluster: Cluster, script: WriteScript) -> None:
+    program = script(ENDLESS)
+    environment = {**os.environ, SEED_VARIABLE: cluster.seed}
+    process = subprocess.Popen(program.command(), env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "everywhere\n"
+    process.kill()
+    process.communicate()
+    with Executor(seed=cluster.seed) as executor:
+        pids: set[int] = set()
+        eventually(lambda: len(pids) == 3 or pids.update(executor.map(pid_after, [0.01] * 30)))
+    # Nobody has to wait for what is left of it.
+    for each in (cluster.others, cluster.founder):
+        each.send_signal(signal.SIGTERM)
+        _, err = each.communicate(timeout=TIMEOUT_S)
+        assert each.returncode == 0
+        assert "stopping now" not in err
+
+
+@pytest.fixture
+def many_nodes(cluster: Cluster) -> Iterator[str]:
+    """The cluster with six nodes."""
+    more = join("--seed", cluster.seed, "-n", "3")
+    with Executor(seed=cluster.seed) as executor:
+        eventually(lambda: executor.submit(pid_after, 0).result() and executor._max_workers == 6)
+    yield cluster.seed
+    more.send_signal(signal.SIGTERM)
+    more.communicate(timeout=TIMEOUT_S)
+
+
+def test_a_program_that_comes_later_gets_its_share(many_nodes: str) -> None:
+    with Executor(seed=many_nodes) as first, Executor(seed=many_nodes) as second:
+        calls = [first.submit(nap, number) for number in range(6000)]
+        eventually(lambda: sum(call.done() for call in calls) > 300)
+        before = sum(call.done() for call in calls)
+        for call in [second.submit(nap, number) for number in range(600)]:
+            call.result()
+        meanwhile = sum(call.done() for call in calls) - before
+        # The same number if all is fair; five times as many if whoever has the nodes keeps them.
+        assert meanwhile < 2.5 * 600
+        first.shutdown(cancel_futures=True)
+
+
+def test_tasks_that_spawn_leave_room_for_another_program(many_nodes: str) -> None:
+    with Executor(seed=many_nodes) as first, Executor(seed=many_nodes) as second:
+        large = first.submit(tree, 7)
+        # When all nodes have something of it.
+        eventually(lambda: sum(each.executed > 20 for each in first.statistics()) == 6)
+        places = second.submit(tree, 5).result()
+        assert not large.done()
+        assert len(places) == 1024
+        assert len(set(places)) >= 4
+        large.cancel(running=True)

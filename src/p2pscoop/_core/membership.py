@@ -47,6 +47,7 @@ class Membership:
         self._limits = limits
         self._rows: dict[NodeId, MemberEntry] = {me.id: MemberEntry(me, MemberState.ALIVE, 0)}
         self._alive: tuple[NodeId, ...] | None = None
+        self._origins: tuple[NodeId, ...] | None = None
 
     def __contains__(self, node: NodeId) -> bool:
         return node in self._rows
@@ -103,9 +104,11 @@ class Membership:
 
     def origins(self) -> tuple[NodeId, ...]:
         """The peers (and this node) that are there and submitted a program."""
-        return tuple(
-            node for node, row in self._rows.items() if row.state is MemberState.ALIVE and row.info.origin
-        )
+        if self._origins is None:
+            self._origins = tuple(
+                node for node, row in self._rows.items() if row.state is MemberState.ALIVE and row.info.origin
+            )
+        return self._origins
 
     def merge(self, entries: Iterable[MemberEntry]) -> list[Change]:
         """Take in rows of another table."""
@@ -157,7 +160,7 @@ class Membership:
             return None
         if before is None and entry.state is not MemberState.ALIVE:
             return Change(ChangeKind.MISSED, entry.info)
-        self._alive = None
+        self._alive = self._origins = None
         if entry.state is MemberState.ALIVE:
             return Change(ChangeKind.ARRIVED, entry.info)
         if before is not MemberState.ALIVE:

@@ -243,10 +243,15 @@ class Node:
         """
         for peer in self.counterparts.intersection(peers):
             heard_at = self._heard_at.get(peer, now)
-            if self._is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
+            if self.is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
                 self._custodian.vouch(now, peer, heard_at)
 
-    def _is_silent(self, now: float, peer: NodeId) -> bool:
+    def hears(self, now: float, peer: NodeId) -> bool:
+        """Whether a peer has said something lately."""
+        return now - self.limits.steal_timeout_s < self._heard_at.get(peer, 0.0)
+
+    def is_silent(self, now: float, peer: NodeId) -> bool:
+        """Whether a peer has said nothing for longer than it takes to renew a lease."""
         return now - 2 * self.limits.holding_s > self._heard_at.get(peer, now)
 
     def _ask_the_silent(self, now: float) -> list[Effect]:
@@ -254,7 +259,7 @@ class Node:
         return [
             effect
             for peer in sorted(self.counterparts)
-            if self._is_silent(now, peer)
+            if self.is_silent(now, peer)
             for effect in self._post.to(peer, Sync(self.membership.rows_of(self.id), answer=True))
         ]
 
@@ -264,8 +269,12 @@ class Node:
         busy = self._thief.state is ThiefState.BUSY
         if not self.joined or self.leaving or not self._steals or not busy:
             return self._post.all(results)
-        if not results:
-            return self._steal(self._thief.seek(now, self.membership.alive_peers()))
+        origins = [origin for origin in self.membership.origins() if origin != self.id]
+        # Several programs: none shall have the node for ever, only because it had it last.
+        first = self._rng.choice(origins) if len(origins) > 1 else None
+        if not results or (first is not None and first != results[-1][0]):
+            steals = self._steal(self._thief.seek(now, self.membership.alive_peers(), first))
+            return [*self._post.all(results), *steals]
         # Whoever lent this node its last task may well have more: ask along with the result.
         owner, message = results.pop()
         if isinstance(message, Result) and self.membership.is_alive(owner):

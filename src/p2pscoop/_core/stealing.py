@@ -85,12 +85,18 @@ class Thief:
         """When `tick` has something to do."""
         return None if self.state is ThiefState.BUSY else self._deadline
 
-    def seek(self, now: float, victims: Sequence[NodeId]) -> list[Attempt]:
-        """The node ran out of work. Nothing to send if it is looking for some already."""
+    def seek(self, now: float, victims: Sequence[NodeId], first: NodeId | None = None) -> list[Attempt]:
+        """The node ran out of work. Nothing to send if it is looking for some already.
+
+        Args:
+            now: the time.
+            victims: whom it may ask.
+            first: whom it asks first  [default: any of them].
+        """
         if self.state is not ThiefState.BUSY:
             return []
         self._failed = 0
-        return self._next(now, victims)
+        return self._next(now, victims) if first is None else [self._ask(now, first)]
 
     def found(self) -> None:
         """The node has work again."""
