@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from p2pscoop._random import rng, seed
     from p2pscoop._runtime import NodeStatistics
     from p2pscoop._session import statistics
-    from p2pscoop._timeouts import with_timeout
+    from p2pscoop._timeouts import task
     from p2pscoop.executor import Executor
 
     # Where this process stands. Each is looked up when it is asked for: use `p2pscoop.SIZE`, and do not import it
@@ -69,7 +69,7 @@ __all__ = [
     "seed",
     "shared",
     "statistics",
-    "with_timeout",
+    "task",
     "worker",
 ]
 
@@ -81,7 +81,7 @@ _HOMES = {
     "rng": "p2pscoop._random",
     "seed": "p2pscoop._random",
     "statistics": "p2pscoop._session",
-    "with_timeout": "p2pscoop._timeouts",
+    "task": "p2pscoop._timeouts",
 }
 _MODULES = {"continuation", "errors", "futures", "shared"}
 

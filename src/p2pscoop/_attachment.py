@@ -23,7 +23,7 @@ from p2pscoop._security import (
 )
 from p2pscoop.errors import ConfigurationError, DiscoveryError, StartError
 
-__all__ = ["JOIN_S", "SEED_VARIABLE", "Attachment", "attachment", "diagnose", "explain", "found"]
+__all__ = ["JOIN_S", "SEED_VARIABLE", "Attachment", "attachment", "diagnose", "explain", "found", "founded"]
 
 SEED_VARIABLE = "P2PSCOOP_SEED"
 """Environment variable with the addresses of nodes of a cluster: HOST:PORT, or several with commas between. `mdns`
@@ -42,16 +42,25 @@ class Attachment(NamedTuple):
     """A cluster that is there.
 
     Attributes:
-        seeds: transport addresses.
-        listen: address of this machine from which the first is reached.
+        seeds: transport addresses; none: this program founds the cluster.
+        listen: address of this machine from which the first is reached; None: all nodes are on this machine.
         keys: of the cluster.
         cluster: its name.
+        directory: private directory of its nodes on this machine, if this program is one of theirs.
+        port: to listen at; 0 if any will do.
     """
 
     seeds: tuple[str, ...]
-    listen: str
+    listen: str | None
     keys: tuple[ClusterKey, ...]
     cluster: str
+    directory: str | None = None
+    port: int = 0
+
+    @property
+    def tcp(self) -> tuple[str, int] | None:
+        """Host and port to listen at, or None."""
+        return None if self.listen is None else (self.listen, self.port)
 
 
 def attachment(
@@ -73,7 +82,7 @@ def attachment(
     seeds = [each.strip() for each in (given.split(",") if isinstance(given, str) else given) if each.strip()]
     if not seeds:
         if key is not None:
-            raise ConfigurationError("key is that of a cluster: give seed as well")
+            raise ConfigurationError("key is that of a cluster: give seed or listen as well")
         return None
     cluster = checked_cluster(environment.get(CLUSTER_VARIABLE) or DEFAULT_CLUSTER)
     keys = find_keys(cluster, None, environment) if key is None else parse_keys(key)
@@ -81,7 +90,7 @@ def attachment(
         return found(cluster, keys, [each.removeprefix("mdns").removeprefix(":") for each in seeds if ":" in each])
     addresses: list[str] = []
     for each in seeds:
-        host, port = _checked_address(each)
+        host, port = _checked_address("seed", each)
         resolved = _machine.resolve(host, port)
         addresses += ["tls+tcp://" + _machine.join_address(str(address[0]), port) for _, address in resolved]
     listen = _machine.address_towards(*_machine.split_address(addresses[0]))
@@ -113,15 +122,40 @@ def found(cluster: str, keys: tuple[ClusterKey, ...], interfaces: Sequence[str])
     return Attachment(seeds, _machine.address_towards(*places[0]), keys, cluster)
 
 
-def _checked_address(text: str) -> tuple[str, int]:
+def founded(listen: str, key: str | None, environment: Mapping[str, str] = os.environ) -> Attachment:
+    """A cluster of the program's own, which nodes of other machines can join.
+
+    Args:
+        listen: ADDR:PORT at which they find it.
+        key: as of `attachment`.
+        environment: where to look for the name of the cluster, and its key.
+
+    Raises:
+        ConfigurationError: the address or the key cannot be used.
+    """
+    host, port = _checked_address("listen", listen)
+    if host in _machine.WILDCARDS:
+        raise ConfigurationError(
+            f"listen: {host} stands for all interfaces, and others need an address: give that of one"
+        )
+    cluster = checked_cluster(environment.get(CLUSTER_VARIABLE) or DEFAULT_CLUSTER)
+    keys = find_keys(cluster, None, environment) if key is None else parse_keys(key)
+    return Attachment((), str(_machine.resolve(host, port)[0][1][0]), keys, cluster, port=port)
+
+
+def _checked_address(what: str, text: str) -> tuple[str, int]:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a text such as 192.0.2.1:7700, not {type(text).__name__}")
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ConfigurationError(f"seed: {text!r} is not HOST:PORT, such as 192.0.2.1:7700 or [::1]:7700")
+        raise ConfigurationError(f"{what}: {text!r} is not HOST:PORT, such as 192.0.2.1:7700 or [::1]:7700")
     return _machine.split_address(text)
 
 
 def explain(attached: Attachment) -> StartError:
     """Why no seed has answered, as far as an attempt to connect can tell."""
+    if attached.directory is not None:
+        return StartError(f"the node of this program has not answered its executor within {JOIN_S:.0f} s")
     return StartError(
         f"no node of the cluster {attached.cluster!r} has answered within {JOIN_S:.0f} s: "
         + "; ".join(diagnose(seed, secured=bool(attached.keys)) for seed in attached.seeds)

@@ -21,6 +21,7 @@ from p2pscoop import _local
 from p2pscoop._core.values import Outcome
 from p2pscoop._payload import decode_outcome, encode_error
 from p2pscoop._ranges import Range
+from p2pscoop._timeouts import in_place_of
 
 __all__ = ["Calls", "checked_size", "is_sized"]
 
@@ -73,6 +74,7 @@ class Calls:
         self._executor: Executor | None = executor
         self._fn = fn
         self._chunked = chunksize > 1
+        self._run_chunk = in_place_of(fn, _run_chunk)
         self._source: Iterator[Any] | None = _chunks(source, chunksize) if self._chunked else source
         self._error: BaseException | None = None
         self._ahead_max = ahead_max
@@ -140,7 +142,7 @@ class Calls:
             assert self._executor is not None
             try:
                 if self._chunked:
-                    future = self._executor.submit(_run_chunk, self._fn, args)
+                    future = self._executor.submit(self._run_chunk, self._fn, args)
                 else:
                     future = self._executor.submit(self._fn, *args)
             except Exception as error:

@@ -62,7 +62,7 @@ class Deaths:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, int], str] = OrderedDict()
-        self._waiting: list[tuple[float, object, tuple[PeerInfo | None, ...]]] = []
+        self._waiting: list[tuple[float, object, str, tuple[PeerInfo | None, ...]]] = []
 
     def hear(self, question: bytes) -> bool:
         """Whether a question was word of a death. It is remembered; the oldest are forgotten."""
@@ -75,29 +75,29 @@ class Deaths:
                 self._known.popitem(last=False)
         return True
 
-    def poisoned(self, now: float, task: object, holders: Sequence[PeerInfo | None]) -> None:
+    def poisoned(self, now: float, task: object, name: str, holders: Sequence[PeerInfo | None]) -> None:
         """A task is given up: `explained` gives its error when it is known how its holders died."""
         with self._lock:
-            self._waiting.append((now + PATIENCE_S, task, tuple(holders)))
+            self._waiting.append((now + PATIENCE_S, task, name, tuple(holders)))
 
     def explained(self, now: float) -> list[tuple[object, PoisonTaskError]]:
         """The tasks whose deaths have been told of, or whose time to wait is over, each with its error."""
         with self._lock:
-            ready = [each for each in self._waiting if each[0] <= now or all(map(self._is_known, each[2]))]
+            ready = [each for each in self._waiting if each[0] <= now or all(map(self._is_known, each[3]))]
             if not ready:
                 return []
             self._waiting = [each for each in self._waiting if each not in ready]
-            return [(task, self._error(holders)) for _, task, holders in ready]
+            return [(task, self._error(name, holders)) for _, task, name, holders in ready]
 
     def _is_known(self, info: PeerInfo | None) -> bool:
         return info is None or (info.host, info.pid) in self._known
 
-    def _error(self, holders: tuple[PeerInfo | None, ...]) -> PoisonTaskError:
+    def _error(self, name: str, holders: tuple[PeerInfo | None, ...]) -> PoisonTaskError:
         names = tuple("?" if info is None else f"{info.name} on {info.host}" for info in holders)
         deaths = tuple(map(self._tell, holders))
         count = f"{len(names)} nodes" if len(names) != 1 else "1 node"
         lines = "".join(f"\n- {each}" for each in deaths)
-        return PoisonTaskError(f"{count} died while they had this task: {', '.join(names)}{lines}", names, deaths)
+        return PoisonTaskError(f"{count} died while they had {name}: {', '.join(names)}{lines}", names, deaths)
 
     def _tell(self, info: PeerInfo | None) -> str:
         if info is None:

@@ -29,7 +29,10 @@ __all__ = [
     "Future",
     "Kept",
     "Parcel",
+    "TaskOptions",
     "TimeLimit",
+    "call_as_user",
+    "deaths_max_of",
     "finished",
     "make_future",
     "name_of",
@@ -88,6 +91,18 @@ class Kept(NamedTuple):
     serial: int
 
 
+class TaskOptions:
+    """What a function says about the tasks in which it is called: base of what `p2pscoop.task` makes.
+
+    Attributes:
+        retries: how often such a task is started again when the node that has it dies; None: as others.
+        name: what it is called in messages; None: as the function.
+    """
+
+    retries: int | None
+    name: str | None
+
+
 class TimeLimit:
     """Until when a task has to have ended; kept with its future while it runs.
 
@@ -130,6 +145,7 @@ class Future(Generic[T]):
         "_key",
         "_kwargs",
         "_limit",
+        "_options",
         "_parent",
         "_path",
         "_pinned",
@@ -167,6 +183,7 @@ class Future(Generic[T]):
     _kept: tuple[NodeId, int]  # of a lent task with a large value: its holder, and the serial
     _key: TaskKey  # of a task that another node owns
     _limit: TimeLimit  # of a task that may take only so long
+    _options: TaskOptions  # of a coroutine, whose function had some
     _program: NodeId  # of a task that another node owns: the origin of the program that it belongs to
     _pinned: str  # why its frames could not travel when they were last asked to
 
@@ -494,10 +511,20 @@ def program_of(task: Future[Any] | None, default: NodeId) -> NodeId:
     return program
 
 
+def call_as_user(func: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Its frame is interrupted as the user's are, for functions that have none, like `time.sleep`."""
+    return func(*args, **kwargs)
+
+
+def deaths_max_of(work: Any) -> int | None:
+    """With so many nodes a task may die before it is given up; None: as the limits of its owner say."""
+    return None if not isinstance(work, TaskOptions) or work.retries is None else work.retries + 1
+
+
 def name_of(work: Any) -> str:
     """What a task is called in messages."""
-    while hasattr(work, "func"):  # functools.partial
+    while not hasattr(work, "__qualname__") and hasattr(work, "func"):  # functools.partial
         work = work.func
-    if work is None:
+    if work is None or type(work) is Parcel:
         return "a task"
     return str(getattr(work, "__qualname__", None) or type(work).__qualname__)

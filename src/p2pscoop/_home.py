@@ -11,6 +11,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any
 
+from p2pscoop._core.deque import half
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import (
@@ -20,6 +21,7 @@ from p2pscoop._future import (
     RUNNING,
     Future,
     Parcel,
+    deaths_max_of,
     make_future,
     name_of,
     overtime,
@@ -218,6 +220,10 @@ class Home:
         """See `Port`. What the thief's own results made ready comes first."""
         reserved = self.migration.take_reserved(thief)
         own, guests = self.scheduler.take(max(0, count_max - len(reserved)) if reserved else count_max)
+        if not (reserved or own or guests):
+            # The main thread may be busy for long before it can see to the program that they wait for.
+            waiting = self.programs.parked() - self.scheduler.resting
+            guests = self.programs.take(half(waiting, count_max))
         for guest in guests:
             self._queued.pop(guest.key, None)
         return [*reserved, *own], guests
@@ -237,6 +243,15 @@ class Home:
             return self.migration.encode(task, thief)
         program = program_of(task, self.runtime.node.id)
         return encoder.encode(work, args, kwargs, task_path(task), program)
+
+    def deaths_max(self, task: Future[Any]) -> int | None:
+        """See `Port`."""
+        return deaths_max_of(getattr(task, "_options", task._work))
+
+    def name_of(self, handle: Handle) -> str:
+        """See `Port`."""
+        task = task_of(handle)
+        return name_of(None if task is None else getattr(task, "_options", task._work))
 
     def serial_of(self, task: Future[Any]) -> int | None:
         """See `Port`."""
@@ -400,9 +415,12 @@ class Home:
 
     def _prepare(self, origin: NodeId, data: bytes) -> None:
         """What a program needs has come: in the home thread, since user code may run."""
+        node = self.runtime.node
+        row = node.membership.row(origin)
+        here = row is not None and (row.info.host, row.info.pid) == (node.info.host, node.info.pid)
 
         def prepare() -> None:
-            problem = self.programs.prepare(origin, data)
+            problem = self.programs.prepare(origin, data, here=here)
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:

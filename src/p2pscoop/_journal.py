@@ -29,6 +29,7 @@ from p2pscoop._future import DONE, name_of
 from p2pscoop._payload import decode_outcome, encode_error, encode_value
 from p2pscoop._ranges import Range
 from p2pscoop._scheduler import Scheduler
+from p2pscoop._timeouts import TaskFunction, in_place_of
 from p2pscoop.errors import ConfigurationError, NotPicklableError
 
 __all__ = ["Journal", "digest_of", "journaled_map"]
@@ -80,7 +81,8 @@ class Journal:
         run(f"PRAGMA application_id = {_APPLICATION}")
         run("CREATE TABLE IF NOT EXISTS work (fingerprint BLOB, name TEXT)")
         run("CREATE TABLE IF NOT EXISTS results (item INTEGER PRIMARY KEY, digest BLOB, value BLOB)")
-        mine = digest_of(fn, f"function {name_of(fn)}")
+        # Its options change no result.
+        mine = digest_of(fn.func if isinstance(fn, TaskFunction) else fn, f"function {name_of(fn)}")
         row = run("SELECT fingerprint, name FROM work").fetchone()
         if row is None:
             run("INSERT INTO work VALUES (?, ?)", (mine, name_of(fn)))
@@ -136,7 +138,8 @@ def journaled_map(
             # derives from those, such as their random generators.
             yield known, () if known else args
 
-    work = partial(_attempt_later if inspect.iscoroutinefunction(fn) else _attempt, fn)
+    inner = fn.func if isinstance(fn, TaskFunction) else fn
+    work = in_place_of(fn, partial(_attempt_later if inspect.iscoroutinefunction(inner) else _attempt, fn))
     try:
         attempts = Range(scheduler, work, (_numbers(), items()), ordered=False, deadline=deadline)
     except BaseException:

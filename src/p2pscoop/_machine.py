@@ -20,6 +20,8 @@ __all__ = ["THREAD_LIMITS", "host_name", "limited_environment", "make_directory"
 NODES_VARIABLE = "P2PSCOOP_NODES"
 NODES_MAX = 10_000
 CONNECTIONS_VARIABLE = "P2PSCOOP_CONNECTIONS"
+WILDCARDS = ("0.0.0.0", "::", "")
+"""Addresses to listen at that nobody can connect to."""
 
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",

@@ -98,7 +98,7 @@ class _Process:
         _local.install(scheduler)
         _on_notice(lambda: scheduler.call_soon(self._leave))
         threading.Thread(target=self._watch, args=(tether,), name="p2pscoop-tether", daemon=True).start()
-        if config.complain:
+        if config.complain or config.patience_s:
             threading.Thread(target=self._complain, name="p2pscoop-complain", daemon=True).start()
         if config.interfaces:
             threading.Thread(target=self._discover, name="p2pscoop-discover", daemon=True).start()
@@ -160,8 +160,9 @@ class _Process:
 
     def _on_broken(self, reason: str) -> None:
         self._failed = True
-        # A program that cannot be served is no reason to leave a standing cluster with a node less.
-        self._end(EXIT_REPLACED if self._config.standing else EXIT_FAILED, reason)
+        # A program that cannot be served is no reason to leave the others with a node less.
+        others = self._config.standing or len(self.home.runtime.node.membership.origins()) > 1
+        self._end(EXIT_REPLACED if others else EXIT_FAILED, reason)
 
     def _give_way(self, task: Future[Any]) -> None:
         """A task that was cancelled, or whose time is up, does not end. Another node shall take this one's place.
@@ -216,10 +217,16 @@ class _Process:
         os._exit(EXIT_LEFT)
 
     def _complain(self) -> None:
-        if not self.home.is_member.wait(SEED_PATIENCE_S):
+        if self.home.is_member.wait(SEED_PATIENCE_S):
+            return
+        patience_s = self._config.patience_s
+        if self._config.complain:
             seeds = [seed for seed in self._config.seeds if not seed.startswith("ipc:")]
             why = "; ".join(diagnose(seed, secured=bool(self._config.keys)) for seed in seeds)
             print(f"p2pscoop: not a member yet: {why}; still trying, Ctrl-C stops", file=sys.stderr)
+        if patience_s and not self.home.is_member.wait(patience_s - SEED_PATIENCE_S):
+            print(f"p2pscoop: not a member within {patience_s:.0f} s: given up", file=sys.stderr)
+            self.home.scheduler.call_soon(lambda: self._end(EXIT_REFUSED, "not let in"))
 
 
 def _take_over_stdin() -> IO[bytes]:

@@ -36,7 +36,7 @@ class Observer:
                 name="observer",
                 directory=None,
                 seeds=attached.seeds,
-                tcp=(attached.listen, 0),
+                tcp=attached.tcp,
                 keys=attached.keys,
                 cluster=attached.cluster,
                 founder=False,

@@ -22,7 +22,7 @@ from typing import Any
 from p2pscoop._core.deque import take_oldest
 from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
-from p2pscoop._future import CANCELLED, DONE, PATH_SIZE
+from p2pscoop._future import CANCELLED, DONE, PATH_SIZE, deaths_max_of, name_of
 from p2pscoop._payload import SpecEncoder, decode_outcome
 from p2pscoop._port import Guest
 from p2pscoop.errors import InitializerError, JoinRefusedError, PayloadError
@@ -211,6 +211,14 @@ class Pool:
             return task.progress
         path = hashlib.blake2b(self._path + task.number.to_bytes(8, "big"), digest_size=PATH_SIZE).digest()
         return encoder.encode(task.work, task.args, task.kwargs, path, self._origin())
+
+    def deaths_max(self, task: _Task) -> int | None:
+        """See `Port`."""
+        return deaths_max_of(task.work)
+
+    def name_of(self, task: _Task) -> str:
+        """See `Port`."""
+        return name_of(task.work)
 
     def serial_of(self, task: _Task) -> int | None:
         """See `Port`."""

@@ -57,6 +57,14 @@ class Port(Protocol):
         """Pickle an own task for a thief. Raises `PayloadError`."""
         ...
 
+    def deaths_max(self, task: Any) -> int | None:
+        """So many nodes that died with an own task make it poison; None: as the limits say."""
+        ...
+
+    def name_of(self, task: Any) -> str:
+        """What an own task is called in messages."""
+        ...
+
     def serial_of(self, task: Any) -> int | None:
         """The serial of an own task that has been lent before."""
         ...

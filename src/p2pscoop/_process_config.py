@@ -62,6 +62,7 @@ class NodeConfig:
         interfaces: addresses of the interfaces on which the node announces itself, and looks for others, by
             multicast DNS; one node of a supervisor does.
         complain: whether to say so when no seed answers; one node of a supervisor does.
+        patience_s: how long the node tries to be let in; 0: for ever.
         log_level: of the package's logger.
         profile: directory for a profile of what the node did, or None.
         predecessor_pid: of the node that died in whose place this one is started; 0 if there was none.
@@ -80,6 +81,7 @@ class NodeConfig:
     socket_name: str | None = None
     interfaces: tuple[str, ...] = ()
     complain: bool = False
+    patience_s: float = 0.0
     log_level: int = logging.WARNING
     profile: str | None = None
     predecessor_pid: int = 0
@@ -135,6 +137,10 @@ class OriginConfig:
         cluster: as of `NodeConfig`.
         log_level: of the package's logger.
         profile: as of `NodeConfig`.
+        shared: whether there are other nodes, or will be, which executors of the script can use.
+        spare_port: at which an executor of the script has to listen; 0 if any will do.
+        expects: so many nodes have to be there before the script starts; 0: it starts at once.
+        patience_s: how long to wait for them.
     """
 
     directory: str
@@ -143,6 +149,10 @@ class OriginConfig:
     cluster: str = "default"
     log_level: int = logging.WARNING
     profile: str | None = None
+    shared: bool = False
+    spare_port: int = 0
+    expects: int = 0
+    patience_s: float = 0.0
 
     def to_line(self) -> bytes:
         """One line of JSON."""

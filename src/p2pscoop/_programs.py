@@ -9,7 +9,7 @@ the working directory after an `await` or a `result()`.
 When its origin is gone, the modules that were imported from a program's own directories are forgotten, so that its
 next run finds them as they are by then.
 
-Decides what is ready. `park` may be called in any thread, all else only in the home thread.
+Decides what is ready. `park` and `take` may be called in any thread, all else only in the home thread.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Programs:
         self._base = list(sys.path)
         self._programs: dict[NodeId, Program] = {}
         self._current = NOBODY
+        self._here: set[NodeId] = set()
+        """Those of executors of this very process, whose paths and modules are its own."""
         self._parked: dict[NodeId, list[Guest]] = {}
         self._lock = threading.Lock()
 
@@ -55,6 +57,25 @@ class Programs:
             waiting.append(guest)
             return len(waiting)
 
+    def take(self, count: int) -> list[Guest]:
+        """Claim guests that wait, for a thief: this node may not come to them soon. At most so many.
+
+        Any thread.
+        """
+        with self._lock:
+            taken: list[Guest] = []
+            for guests in self._parked.values():
+                while guests and len(taken) < count:
+                    guest = guests.pop()
+                    if guest.claim():
+                        taken.append(guest)
+        return taken
+
+    def parked(self) -> int:
+        """How many guests wait for their program. Any thread."""
+        with self._lock:
+            return sum(map(len, self._parked.values()))
+
     def awaits(self, origin: NodeId) -> bool:
         """Whether guests wait for a program."""
         return origin in self._parked
@@ -71,13 +92,21 @@ class Programs:
             self._parked.clear()
         return waiting
 
-    def prepare(self, origin: NodeId, data: bytes) -> InitializerError | None:
-        """Make the process ready for a program. Why it cannot be, if so: its initializer raised."""
+    def prepare(self, origin: NodeId, data: bytes, *, here: bool) -> InitializerError | None:
+        """Make the process ready for a program. Why it cannot be, if so: its initializer raised.
+
+        Args:
+            origin: names it.
+            data: what it needs.
+            here: whether it is that of this process.
+        """
         if origin in self._programs:
             return None
         program = decode_program(data)
         with self._lock:
             self._programs[origin] = program
+        if here:
+            self._here.add(origin)
         self.enter(origin)
         try:
             program.initialize()
@@ -90,7 +119,7 @@ class Programs:
 
     def enter(self, origin: NodeId) -> None:
         """A task of this program starts."""
-        if origin == self._current or origin not in self._programs:
+        if origin == self._current or origin not in self._programs or origin in self._here:
             return
         self._current = origin
         program = self._programs[origin]
@@ -110,6 +139,9 @@ class Programs:
             if waiting:
                 self._parked[origin] = waiting
         if program is None:
+            return
+        if origin in self._here:
+            self._here.discard(origin)
             return
         if self._current == origin:
             self._current = NOBODY

@@ -19,10 +19,10 @@ from types import FrameType
 from typing import Any
 
 from p2pscoop import _dataflow
-from p2pscoop._future import Future
+from p2pscoop._future import Future, call_as_user
 from p2pscoop._ranges import Range
 from p2pscoop._scheduler import Scheduler
-from p2pscoop._timeouts import Limited, call_as_user
+from p2pscoop._timeouts import TaskFunction
 from p2pscoop.errors import TaskCancelled
 
 __all__ = ["GRACE_S", "Pursuit"]
@@ -37,7 +37,7 @@ _SIGNAL = getattr(signal, "SIGURG", None)
 _NOBODYS = (signal.SIG_DFL, signal.SIG_IGN, None)
 _DOORS = frozenset({Future.result.__code__, Scheduler.step.__code__, Scheduler._run.__code__, Range._run.__code__})
 """Our functions that call the user's."""
-_PASSAGES = frozenset({_dataflow._call.__code__, Limited.__call__.__code__})
+_PASSAGES = frozenset({_dataflow._call.__code__, TaskFunction.__call__.__code__})
 """Our functions that run as part of a task."""
 
 _AS_THE_USERS = frozenset({call_as_user.__code__})

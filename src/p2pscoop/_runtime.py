@@ -34,7 +34,7 @@ from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE, Limits
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
-from p2pscoop._core.values import PeerInfo, Spec
+from p2pscoop._core.values import OwnTask, PeerInfo, Spec
 from p2pscoop._deaths import Death, Deaths, notice
 from p2pscoop._hints import Hints
 from p2pscoop._payload import SpecEncoder, encode_error
@@ -386,7 +386,7 @@ class Runtime:
     def _poisoned(self, task: Any, holders: tuple[NodeId, ...]) -> None:
         rows = [self.node.membership.row(holder) for holder in holders]
         infos = [None if row is None else row.info for row in rows]
-        self._deaths.poisoned(time.monotonic(), task, infos)
+        self._deaths.poisoned(time.monotonic(), task, self.port.name_of(task), infos)
         self._explain_poison()
 
     def _explain_poison(self) -> None:
@@ -443,7 +443,7 @@ class Runtime:
     ) -> None:
         own, guests = take()
         encoder = SpecEncoder(self.limits.message_max - self.limits.header_max)
-        offers: list[tuple[object, int | None, Spec]] = []
+        offers: list[OwnTask] = []
         started: list[tuple[TaskKey, Spec]] = []
         weight = 0
         until = time.monotonic() + _SURRENDER_S
@@ -460,7 +460,7 @@ class Runtime:
             weight += len(spec.args)
             key = self.port.key_of(task)
             if key is None:
-                offers.append((task, self.port.serial_of(task), spec))
+                offers.append(OwnTask(task, self.port.serial_of(task), spec, self.port.deaths_max(task)))
             else:
                 started.append((key, spec))
         queued: list[tuple[TaskKey, Spec | None]] = [(guest.key, None) for guest in guests]

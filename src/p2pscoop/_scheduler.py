@@ -37,7 +37,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from types import CoroutineType
+from types import BuiltinFunctionType, CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -53,6 +53,8 @@ from p2pscoop._future import (
     RUNNING,
     Future,
     Parcel,
+    TaskOptions,
+    call_as_user,
     make_future,
     name_of,
     overtime,
@@ -541,6 +543,9 @@ class Scheduler:
         return context
 
     def _prepare_coroutine(self, future: Future[Any], coroutine: Any) -> None:
+        if isinstance(future._work, TaskOptions):
+            future._options = future._work
+            coroutine.__qualname__ = name_of(future._work)
         future._work = coroutine
         future._args = None
         future._context = self._context.copy()
@@ -701,7 +706,10 @@ class Scheduler:
         self.task = future
         self.executed += 1
         try:
-            value = future._work(*future._args, **future._kwargs)
+            work, args, kwargs = future._work, future._args, future._kwargs
+            value = (
+                call_as_user(work, args, kwargs) if type(work) is BuiltinFunctionType else work(*args, **kwargs)
+            )
         except BaseException as error:
             self.fail(future, error)
         else:

@@ -12,14 +12,18 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 from typing import IO
 
 from p2pscoop import _machine, _session
-from p2pscoop._process_config import ORIGIN_VARIABLE, OriginConfig
+from p2pscoop._attachment import Attachment
+from p2pscoop._process_config import EXIT_UNREACHABLE, ORIGIN_SOCKET, ORIGIN_VARIABLE, OriginConfig
 from p2pscoop._security import ClusterKey
 
 __all__ = ["main"]
+
+_POLL_S = 0.01
 
 
 def main() -> None:
@@ -38,6 +42,14 @@ def main() -> None:
     session = _session.open_session(
         config.directory, tcp=config.listen, keys=keys, cluster=config.cluster, own=False
     )
+    if config.shared:
+        seed = f"ipc://{config.directory}/{ORIGIN_SOCKET}"
+        listen = None if config.listen is None else config.listen[0]
+        session.shared = Attachment(
+            (seed,), listen, tuple(keys), config.cluster, config.directory, config.spare_port
+        )
+    if not _gathered(session, config):
+        sys.exit(EXIT_UNREACHABLE)
     profile = None
     if config.profile is not None:
         from p2pscoop._profile import NodeProfile
@@ -69,6 +81,19 @@ def main() -> None:
             if not session.failed:
                 _session.stop(wait=True)  # What the script has not waited for belongs to it.
             profile.save()
+
+
+def _gathered(session: _session.Session, config: OriginConfig) -> bool:
+    """Wait for the nodes that have to be there first. Whether they came."""
+    runtime, until = session.home.runtime, time.monotonic() + config.patience_s
+    # One that this node knows need not know yet that it was let in; one that answers does.
+    while runtime.size() < config.expects or (config.expects and len(runtime.statistics()) < config.expects):
+        if time.monotonic() > until:
+            found = f"of {config.expects} nodes {runtime.size()} were there after {config.patience_s:.0f} s"
+            print(f"p2pscoop: {found}, and nothing was run: what others printed says why", file=sys.stderr)
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _log(level: int) -> None:

@@ -33,6 +33,7 @@ from p2pscoop._supervisor import spawn_supervisor
 __all__ = [
     "Session",
     "open_session",
+    "shared_nodes",
     "start",
     "statistics",
     "stop",
@@ -54,6 +55,7 @@ class Session:
         directory: private directory of this machine's nodes, if there are any.
         supervisor: None under `p2pscoop run`, whose supervisor is the launcher, and for a single node.
         own: whether this process started it, and so may stop it.
+        shared: how executors of this process reach the nodes of `p2pscoop run`; None if they need their own.
         failed: whether the program ended by an exception, so that nobody waits for what is left.
     """
 
@@ -62,6 +64,7 @@ class Session:
     directory: str | None
     supervisor: subprocess.Popen[bytes] | None = None
     own: bool = True
+    shared: Attachment | None = None
     failed: bool = False
 
     def close(self, *, wait: bool) -> None:
@@ -98,6 +101,13 @@ class Session:
 _session: Session | None = None
 
 
+def shared_nodes() -> tuple[Attachment, int] | None:
+    """How executors of this process reach the nodes that it was launched with, and how many there are now."""
+    if _session is None or _session.shared is None:
+        return None
+    return _session.shared, _session.home.runtime.size()
+
+
 def start() -> Scheduler:
     """Start a session with nodes of its own, and install its scheduler."""
     attached = attachment(None, None)
@@ -120,7 +130,7 @@ def _attach(attached: Attachment) -> Session:
     """Become a member of a cluster that is there."""
     session = open_session(
         None,
-        tcp=(attached.listen, 0),
+        tcp=attached.tcp,
         keys=attached.keys,
         cluster=attached.cluster,
         seeds=attached.seeds,

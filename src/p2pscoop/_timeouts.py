@@ -1,4 +1,4 @@
-"""Tasks that may take only so long: `with_timeout`, and who watches the time.
+"""What a function says of its tasks: `task`; and of those that may take only so long, who watches the time.
 
 The time of a task counts on the monotonic clock of the node that runs it, from the moment at which it starts
 there, and that node watches it: nobody else need know. A task that is run again, because its node was lost,
@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import operator
 import threading
 import time
 from _thread import get_ident
@@ -22,11 +23,18 @@ from types import CoroutineType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from p2pscoop import _local
-from p2pscoop._future import DONE, Future, TimeLimit, name_of, task_path
+from p2pscoop._future import DONE, Future, TaskOptions, TimeLimit, call_as_user, name_of, task_path
 from p2pscoop._scheduler import Scheduler
 from p2pscoop.errors import TaskTimeoutError
 
-__all__ = ["Limited", "Watch", "call_as_user", "checked_timeout", "with_timeout"]
+__all__ = [
+    "TaskFunction",
+    "Watch",
+    "checked_retries",
+    "checked_timeout",
+    "in_place_of",
+    "task",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,31 +45,58 @@ _ENDED_MAX = 1000
 """So many limits of tasks that have ended may lie in the heap before they are thrown out together."""
 
 
-def with_timeout(fn: Callable[P, T], timeout: float) -> Limited[P, T]:
-    """A function that, as a task, may take only so long: `executor.submit(with_timeout(f, 60), x)`.
+def task(
+    fn: Callable[P, T],
+    *,
+    timeout: float | None = None,
+    retries: int | None = None,
+    name: str | None = None,
+) -> TaskFunction[P, T]:
+    """A function whose tasks have options of their own: `executor.submit(task(f, timeout=60), x)`.
 
-    It can be submitted and mapped by `futures` and by executors, in their place of the function, and pickles if
-    that does. Called outside a task it does what the function does, without a limit.
-
-    When its time is up the task is interrupted as by `Future.cancel(running=True)`, with what it has spawned, and
-    ends with `TaskTimeoutError`; a value that it returns all the same, out of an `except TaskCancelled`, counts.
+    It can be submitted and mapped by `futures` and by executors, in the place of the function, and pickles if that
+    does. Called outside a task it does what the function does. Of a function that has options already, those that
+    are given again replace them, but of two timeouts the shorter one counts.
 
     Args:
         fn: the function, or coroutine function.
-        timeout: seconds, from the start of each task on the node that runs it. Of several limits the one that
-            ends first counts.
+        timeout: seconds, from the start of each task on the node that runs it. When they are over the task is
+            interrupted as by `Future.cancel(running=True)`, with what it has spawned, and ends with
+            `TaskTimeoutError`; a value that it returns all the same, out of an `except TaskCancelled`, counts. Of
+            several limits, those of parts and of an executor's calls among them, the one that ends first counts.
+            None: for ever.
+        retries: how often a task is started again when the node that has it dies, before it ends with
+            `PoisonTaskError`. None: as others of the executor, or of `futures`, are.
+        name: what a task is called in messages  [default: as the function].
 
     Raises:
-        TypeError: `fn` is not callable, or `timeout` no number.
-        ValueError: `timeout` is not positive, or not finite.
+        TypeError: `fn` is not callable, `timeout` no number, `retries` no integer, or `name` no text.
+        ValueError: `timeout` is not positive, or not finite, `retries` is negative, or `name` empty.
     """
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {type(fn).__name__}")
-    return Limited(fn, checked_timeout(timeout))
+    timeout = None if timeout is None else checked_timeout(timeout)
+    retries = None if retries is None else checked_retries(retries)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a text, not {type(name).__name__}")
+    if name == "":
+        raise ValueError("name must not be empty")
+    if isinstance(fn, TaskFunction):
+        limits = [each for each in (timeout, fn.timeout) if each is not None]
+        timeout = min(limits, default=None)
+        retries = fn.retries if retries is None else retries
+        name = fn.name if name is None else name
+        fn = fn.func
+    return TaskFunction(fn, timeout, retries, name)
+
+
+def in_place_of(fn: Callable[..., Any], work: Callable[P, T], timeout: float | None = None) -> TaskFunction[P, T]:
+    """What is, or calls, `fn` in a task that is named, and started again, as one of `fn`."""
+    return TaskFunction(work, timeout, fn.retries if isinstance(fn, TaskFunction) else None, name_of(fn))
 
 
 def checked_timeout(timeout: float) -> float:
-    """The seconds of a limit. Raises as `with_timeout`."""
+    """The seconds of a limit. Raises as `task`."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
     if not (timeout > 0 and math.isfinite(timeout)):
@@ -69,31 +104,56 @@ def checked_timeout(timeout: float) -> float:
     return float(timeout)
 
 
-class Limited(Generic[P, T]):
-    """What `with_timeout` makes.
+def checked_retries(retries: int) -> int:
+    """A number of retries. Raises as `task`."""
+    try:
+        retries = operator.index(retries)
+    except TypeError:
+        raise TypeError(f"retries must be an integer, not {type(retries).__name__}") from None
+    if retries < 0:
+        raise ValueError(f"retries must be 0 or more, not {retries}")
+    return retries
+
+
+class TaskFunction(TaskOptions, Generic[P, T]):
+    """What `task` makes.
 
     Attributes:
         func: the function.
-        timeout: seconds.
+        timeout: seconds, or None.
+        retries: see `task`.
+        name: see `task`.
     """
 
-    def __init__(self, func: Callable[P, T], timeout: float) -> None:
+    def __init__(self, func: Callable[P, T], timeout: float | None, retries: int | None, name: str | None) -> None:
         self.func = func
         self.timeout = timeout
+        self.retries = retries
+        self.name = name
+        # By which messages, and other libraries, call a function.
+        self.__qualname__ = name_of(func) if name is None else name
+        self.__name__ = getattr(func, "__name__", self.__qualname__) if name is None else name
 
     def __repr__(self) -> str:
-        return f"with_timeout({self.func!r}, {self.timeout:g})"
+        options = {"timeout": self.timeout, "retries": self.retries, "name": self.name}
+        given = "".join(f", {option}={value!r}" for option, value in options.items() if value is not None)
+        return f"task({self.func!r}{given})"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function, as (a part of) the running task."""
         scheduler = _local.installed()
-        if scheduler is None or get_ident() != scheduler.thread or scheduler.task is scheduler.root_task:
+        if (
+            self.timeout is None
+            or scheduler is None
+            or get_ident() != scheduler.thread
+            or scheduler.task is scheduler.root_task
+        ):
             return self.func(*args, **kwargs)
         if scheduler.watch is None:
             scheduler.watch = Watch(scheduler)
         watch, task = scheduler.watch, scheduler.task
         outer: TimeLimit | None = getattr(task, "_limit", None)
-        limit = watch.begin(task, self.timeout, name_of(self.func))
+        limit = watch.begin(task, self.timeout, self.__qualname__)
         if limit is None:
             return self.func(*args, **kwargs)
         try:
@@ -120,11 +180,6 @@ def _restore(task: Future[Any], limit: TimeLimit | None) -> None:
         del task._limit
     else:
         task._limit = limit
-
-
-def call_as_user(func: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-    """Its frame is interrupted as the user's are, for functions that have none, like `time.sleep`."""
-    return func(*args, **kwargs)
 
 
 class Watch:

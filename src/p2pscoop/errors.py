@@ -162,7 +162,7 @@ class TaskInterruptError(TaskError):
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
-    """The task had a limit (`p2pscoop.with_timeout`, `Executor(timeout=...)`), and was not done when it ended.
+    """The task had a limit (`p2pscoop.task`, `Executor(timeout=...)`), and was not done when it ended.
 
     It has been interrupted, and what it had spawned is cancelled. The cause says where it was, if it could be
     interrupted. `Future.result(timeout)` raises a plain `TimeoutError` instead: the task goes on then.

@@ -25,19 +25,19 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from p2pscoop import _machine
-from p2pscoop._attachment import JOIN_S, Attachment, attachment, explain
+from p2pscoop._attachment import JOIN_S, Attachment, attachment, explain, founded
 from p2pscoop._calls import Calls, checked_size, is_sized
 from p2pscoop._core.limits import Limits
 from p2pscoop._future import PATH_SIZE
 from p2pscoop._nested import NestedEngine, in_task
 from p2pscoop._payload import encode_program
 from p2pscoop._pool import Pool
-from p2pscoop._process_config import ORIGIN_SOCKET, local_nodes
+from p2pscoop._process_config import ORIGIN_SOCKET, NodeConfig, local_nodes
 from p2pscoop._runtime import NodeStatistics, Runtime
-from p2pscoop._session import stop_supervisor
+from p2pscoop._session import shared_nodes, stop_supervisor
 from p2pscoop._supervisor import spawn_supervisor
-from p2pscoop._timeouts import Limited, checked_timeout, with_timeout
-from p2pscoop.errors import ShutdownError
+from p2pscoop._timeouts import TaskFunction, checked_retries, checked_timeout, in_place_of
+from p2pscoop.errors import ConfigurationError, ShutdownError
 
 __all__ = ["Executor", "executor_of_node"]
 
@@ -56,11 +56,13 @@ class _Engine:
     def __init__(
         self, nodes: int, program: bytes, limits: Limits, attached: Attachment | None, *, initializes: bool
     ) -> None:
-        self._nodes = nodes if attached is None else 0
+        founds = attached is None or not attached.seeds
+        self._nodes = nodes if founds else 0
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
-        self._directory = _machine.make_directory() if attached is None else None
+        shared = None if attached is None else attached.directory
+        self._directory = _machine.make_directory() if founds else None
         self.pool = Pool(
             lambda: self.runtime.feed(),
             lambda serial: self.runtime.settled_at_home(serial),
@@ -73,8 +75,8 @@ class _Engine:
             self.runtime = Runtime(
                 self.pool,
                 name="executor",
-                directory=self._directory,
-                socket_name=ORIGIN_SOCKET,
+                directory=self._directory or shared,
+                socket_name=ORIGIN_SOCKET if shared is None else None,
                 origin=True,
                 runs_tasks=False,
                 limits=limits,
@@ -84,7 +86,7 @@ class _Engine:
             self.runtime.start()
             if self._directory is not None:
                 self._supervisor = spawn_supervisor(
-                    local_nodes(self._directory, nodes), _machine.limited_environment(nodes)
+                    _nodes_of(attached, self._directory, nodes), _machine.limited_environment(nodes)
                 )
                 threading.Thread(target=self._watch, name="p2pscoop-watch", daemon=True).start()
             elif attached is not None and not self.pool.member.wait(JOIN_S):
@@ -159,10 +161,18 @@ class _Engine:
 def _membership(attached: Attachment) -> dict[str, Any]:
     return {
         "seeds": attached.seeds,
-        "tcp": (attached.listen, 0),
+        "tcp": attached.tcp,
         "keys": attached.keys,
         "cluster": attached.cluster,
     }
+
+
+def _nodes_of(attached: Attachment | None, directory: str, count: int) -> list[NodeConfig]:
+    """The nodes that an executor starts."""
+    if attached is None:
+        return local_nodes(directory, count)
+    keys = [key.to_text() for key in attached.keys]
+    return local_nodes(directory, count, listen=attached.listen, keys=keys, cluster=attached.cluster)
 
 
 _engines: set[_Engine] = set()
@@ -182,19 +192,22 @@ class Executor(concurrent.futures.Executor):
         seed: HOST:PORT of a node of a standing cluster, or several; its nodes are used, and none started
             [default: `P2PSCOOP_SEED`, else nodes of one's own].
         key: text of the cluster's key, as `p2pscoop keygen` writes it  [default: as that command left it].
+        listen: ADDR:PORT of this machine at which nodes of others may join those that this executor starts, by
+            `p2pscoop join --seed ADDR:PORT`, if they have the key  [default: nobody may].
         retries: how often a call is started again when the node that has it dies, before it ends with
             `PoisonTaskError`. With 0, whatever a dead node had fails; the default bears nodes that are killed for
             other reasons.
-        timeout: seconds that a call may take, from its start on a node; see `p2pscoop.with_timeout`, which gives
-            single calls a limit. None: for ever. Of a `map` in chunks it is the limit of a chunk.
+        timeout: seconds that a call may take, from its start on a node; see `p2pscoop.task`, which gives single
+            calls a limit. None: for ever. Of a `map` in chunks it is the limit of a chunk.
 
     Raises:
         ValueError: `max_workers` or `timeout` is not positive, or beyond all measure, or `retries` is negative.
-            A seed or a key that cannot be used is one, too (`ConfigurationError`).
+            A seed, a key or an address that cannot be used is one, too (`ConfigurationError`).
         TypeError: `max_workers` or `retries` is not an integer, `timeout` no number, `initializer` not callable.
 
-    Nodes start with the first call that is submitted. Inside a task none start: calls go to those that are there,
-    `max_workers` is ignored, and only the thread of the task may submit.
+    Nodes start with the first call that is submitted. In a script of `p2pscoop run` that has nodes beside the
+    script's own none start: calls go to those, on all of its hosts, and `max_workers` is ignored. Inside a task it
+    is the same, and only the thread of the task may submit.
 
     What has to travel is pickled with cloudpickle, so that functions of `__main__`, lambdas and closures may be
     submitted, and no `if __name__ == "__main__"` is needed.
@@ -208,12 +221,11 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         seed: str | Sequence[str] | None = None,
         key: str | None = None,
+        listen: str | None = None,
         retries: int = Limits().deaths_max - 1,
         timeout: float | None = None,
     ) -> None:
-        retries = operator.index(retries)
-        if retries < 0:
-            raise ValueError("retries must be >= 0")
+        retries = checked_retries(retries)
         if max_workers is None:
             max_workers = _machine.node_count()
         else:
@@ -225,9 +237,15 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._timeout = None if timeout is None else checked_timeout(timeout)
-        self._limited: weakref.ref[Limited[Any, Any]] | None = None
-        self._attached = attachment(seed, key)
-        self._nodes = max_workers
+        self._limited: weakref.ref[TaskFunction[Any, Any]] | None = None
+        self._attached: Attachment | None
+        if listen is not None:
+            if seed is not None:
+                raise ConfigurationError("listen founds a cluster, and seed names another: leave one of them out")
+            self._attached, self._nodes = founded(listen, key), max_workers
+        else:
+            shared = shared_nodes() if seed is None and key is None else None
+            self._attached, self._nodes = shared or (attachment(seed, key), max_workers)
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._limits = Limits(deaths_max=retries + 1)
@@ -287,7 +305,7 @@ class Executor(concurrent.futures.Executor):
         """The function with the limit of all calls: the same object as last time, so that it is pickled once."""
         limited = None if self._limited is None else self._limited()
         if limited is None or limited.func is not fn:
-            limited = with_timeout(fn, timeout)
+            limited = in_place_of(fn, fn, timeout)
             self._limited = weakref.ref(limited)
         return limited
 

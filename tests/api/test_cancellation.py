@@ -13,6 +13,7 @@ import pytest
 from tests.api.test_migration import custodies, stolen
 from tests.conftest import eventually, nodes_of
 
+import p2pscoop
 from p2pscoop import futures
 from p2pscoop.errors import TaskCancelled
 
@@ -85,6 +86,15 @@ def test_a_task_of_another_node_is_interrupted(work: Callable[[Path], None], tmp
     assert int(path.with_suffix(".begun").read_text()) in nodes_of(), "the node lives"
     assert stolen(abs, -1).result() == 1
     eventually(lambda: custodies() == (0, 0))
+
+
+def test_a_function_without_a_frame_is_interrupted_too(with_nodes: Callable[[int], None]) -> None:
+    with_nodes(2)
+    other = stolen(os.getpid).result()
+    task = stolen(time.sleep, 1000)
+    eventually(lambda: any(each.executed == 2 for each in p2pscoop.statistics()[1:]))
+    assert task.cancel(running=True)
+    assert stolen(os.getpid).result() == other, "it was not replaced"
 
 
 @types.coroutine

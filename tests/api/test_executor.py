@@ -401,8 +401,8 @@ def test_a_dead_supervisor_breaks_the_executor() -> None:
     executor = Executor(1)
     executor.submit(square, 1).result()
     assert executor._engine is not None
-    executor._engine._supervisor.kill()
     waiting = executor.submit(time.sleep, 60)
+    executor._engine._supervisor.kill()
     with pytest.raises(BrokenExecutor, match="no node is left"):
         waiting.result(timeout=50)
     executor.shutdown()

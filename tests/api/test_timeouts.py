@@ -17,7 +17,7 @@ from tests.api.test_cancellation import wait as wait_elsewhere
 from tests.api.test_migration import custodies, stolen
 from tests.conftest import eventually, nodes_of
 
-from p2pscoop import Executor, futures, with_timeout
+from p2pscoop import Executor, futures, task
 from p2pscoop.errors import RemoteTraceback, TaskCancelled, TaskError, TaskTimeoutError
 
 SHORT_S = 0.3
@@ -45,7 +45,7 @@ def a_part(outcome: Exception | None) -> None:
 
 def with_a_part(path: Path, outcome: Exception | None) -> None:
     with contextlib.suppress(KeyError):
-        with_timeout(a_part, SHORT_S)(outcome)
+        task(a_part, timeout=SHORT_S)(outcome)
     compute(path)
 
 
@@ -53,9 +53,9 @@ def with_a_part(path: Path, outcome: Exception | None) -> None:
 def test_a_part_that_was_in_time_leaves_the_limit_of_the_whole(
     executor: Executor, tmp_path: Path, outcome: Exception | None
 ) -> None:
-    task = executor.submit(with_timeout(with_a_part, 1.0), tmp_path / "trace", outcome)
+    future = executor.submit(task(with_a_part, timeout=1.0), tmp_path / "trace", outcome)
     with pytest.raises(TaskTimeoutError, match="with_a_part was not done within 1 s"):
-        task.result()
+        future.result()
     assert (tmp_path / "trace").read_text() == "ended"
 
 
@@ -64,11 +64,11 @@ def test_a_part_that_was_in_time_leaves_the_limit_of_the_whole(
 def test_a_task_of_another_node_ends_with_its_time(work: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "trace"
     before = nodes_of()
-    task = stolen(with_timeout(work, 1.0 if work is wait_elsewhere else SHORT_S), path)
+    future = stolen(task(work, timeout=1.0 if work is wait_elsewhere else SHORT_S), path)
     with pytest.raises(
         TaskTimeoutError, match=rf"{work.__name__} was not done within .* s of its start"
     ) as caught:
-        task.result()
+        future.result()
     assert is_late(caught.value)
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert work.__name__ in str(caught.value.__cause__)
@@ -84,19 +84,19 @@ def test_a_task_that_waits_at_home_ends_with_its_time(
     work: Callable[[Path], Any], tmp_path: Path, with_nodes: Callable[[int], None]
 ) -> None:
     with_nodes(1)
-    task = futures.submit(with_timeout(work, SHORT_S), tmp_path / "trace")
-    assert futures.wait([task]).done == {task}
-    assert is_late(task.exception())
+    future = futures.submit(task(work, timeout=SHORT_S), tmp_path / "trace")
+    assert futures.wait([future]).done == {future}
+    assert is_late(future.exception())
     assert (tmp_path / "trace").read_text() == "ended"
 
 
 def test_what_is_in_time_has_its_value_and_nothing_of_it_stays(executor: Executor) -> None:
-    quick = with_timeout(pow, 60.0)
+    quick = task(pow, timeout=60.0)
     assert [executor.submit(quick, x, 2).result() for x in range(5)] == [0, 1, 4, 9, 16]
     assert list(executor.map(quick, range(50), [2] * 50, chunksize=7)) == [x * x for x in range(50)]
     with pytest.raises(ZeroDivisionError):
-        executor.submit(with_timeout(divmod, 60.0), 1, 0).result()
-    assert with_timeout(divmod, 0.5)(7, 2) == (3, 1), "outside of a task"
+        executor.submit(task(divmod, timeout=60.0), 1, 0).result()
+    assert task(divmod, timeout=0.5)(7, 2) == (3, 1), "outside of a task"
 
 
 @pytest.mark.usefixtures("three_nodes")
@@ -107,7 +107,7 @@ def test_items_of_a_map_have_each_their_own_time() -> None:
 
     def outer() -> list[int]:
         found = []
-        results = futures.map(with_timeout(work, SHORT_S), range(20))
+        results = futures.map(task(work, timeout=SHORT_S), range(20))
         with pytest.raises(TaskTimeoutError):
             found.extend(results)
         return found
@@ -118,7 +118,7 @@ def test_items_of_a_map_have_each_their_own_time() -> None:
 @pytest.mark.usefixtures("three_nodes")
 def test_a_part_of_a_task_has_its_own_time_and_the_task_goes_on() -> None:
     def outer() -> str:
-        part = futures.submit(with_timeout(time.sleep, SHORT_S), 1000)
+        part = futures.submit(task(time.sleep, timeout=SHORT_S), 1000)
         with pytest.raises(TaskTimeoutError):
             part.result()
         return "went on"
@@ -131,7 +131,7 @@ def test_the_limit_of_an_executor_holds_for_every_call(tmp_path: Path) -> None:
         late = [executor.submit(work, tmp_path / work.__name__) for work in (compute, sleep)]
         assert executor.submit(abs, -3).result() == 3
         assert all(is_late(each.exception()) for each in late)
-        sooner = executor.submit(with_timeout(time.sleep, SHORT_S), 1000).exception()
+        sooner = executor.submit(task(time.sleep, timeout=SHORT_S), 1000).exception()
         assert isinstance(sooner, TaskTimeoutError)
         assert sooner.timeout == SHORT_S
         inner = executor.submit(lambda: executor.submit(time.sleep, 1000).exception())
@@ -146,7 +146,7 @@ def test_a_value_that_is_brought_all_the_same_counts(executor: Executor) -> None
         except TaskCancelled:
             return "so far"
 
-    assert executor.submit(with_timeout(best_so_far, SHORT_S)).result() == "so far"
+    assert executor.submit(task(best_so_far, timeout=SHORT_S)).result() == "so far"
 
 
 def test_what_a_late_task_makes_of_the_interrupt_is_the_cause(executor: Executor) -> None:
@@ -156,7 +156,7 @@ def test_what_a_late_task_makes_of_the_interrupt_is_the_cause(executor: Executor
         finally:
             raise ValueError("on the way out")
 
-    error = executor.submit(with_timeout(translate, SHORT_S)).exception()
+    error = executor.submit(task(translate, timeout=SHORT_S)).exception()
     assert is_late(error)
     assert error is not None
     assert "on the way out" in str(error.__cause__)
@@ -176,7 +176,7 @@ def test_a_node_whose_late_task_does_not_end_is_replaced_and_the_rest_goes_on(tm
     path = tmp_path / "starts"
     with Executor(2, retries=0) as executor:
         executor.submit(begin, tmp_path / "x").result()
-        late = executor.submit(with_timeout(stubborn, SHORT_S), path)
+        late = executor.submit(task(stubborn, timeout=SHORT_S), path)
         eventually(path.exists)
         others = [executor.submit(time.sleep, 0.05) for _ in range(40)]
         assert is_late(late.exception())
@@ -189,21 +189,21 @@ def test_a_node_whose_late_task_does_not_end_is_replaced_and_the_rest_goes_on(tm
 @pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
 def test_a_limit_that_is_none(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be positive and finite"):
-        with_timeout(abs, timeout)
+        task(abs, timeout=timeout)
     with pytest.raises(ValueError, match="timeout must be positive and finite"):
         Executor(1, timeout=timeout)
 
 
 def test_wrong_types() -> None:
     with pytest.raises(TypeError, match="seconds"):
-        with_timeout(abs, "1")  # type: ignore[arg-type]
+        task(abs, timeout="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="callable"):
-        with_timeout(1, 1.0)  # type: ignore[arg-type]
+        task(1, timeout=1.0)  # type: ignore[arg-type]
 
 
 def test_a_limited_function_and_its_error_pickle() -> None:
-    again = pickle.loads(pickle.dumps(with_timeout(divmod, 2.5)))
-    assert (again.func, again.timeout, repr(again)) == (divmod, 2.5, f"with_timeout({divmod!r}, 2.5)")
+    again = pickle.loads(pickle.dumps(task(divmod, timeout=2.5)))
+    assert (again.func, again.timeout, repr(again)) == (divmod, 2.5, f"task({divmod!r}, timeout=2.5)")
     error = pickle.loads(pickle.dumps(TaskTimeoutError("late", 2.5)))
     assert (str(error), error.timeout) == ("late", 2.5)
 

@@ -296,7 +296,7 @@ def test_a_task_that_kills_its_node_each_time_is_given_up_and_harms_no_other(
         poison = executor.submit(deadly, 1)
         others = [executor.submit(work, x) for x in range(100)]
         assert [each.result() for each in others] == [x * x for x in range(100)]
-        with pytest.raises(PoisonTaskError, match=f"{deaths} nodes died while they had this task") as caught:
+        with pytest.raises(PoisonTaskError, match=f"{deaths} nodes died while they had deadly") as caught:
             poison.result()
         assert isinstance(caught.value, BrokenExecutor)
         assert len(caught.value.nodes) == deaths

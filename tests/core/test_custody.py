@@ -19,7 +19,7 @@ from p2pscoop._core.custody import (
     OwnerState,
 )
 from p2pscoop._core.ids import FIRST_TOKEN, TaskKey, Token
-from p2pscoop._core.values import BOUNCED, Outcome, OutcomeKind, Spec, SpecKind, TaskEntry
+from p2pscoop._core.values import BOUNCED, Outcome, OutcomeKind, OwnTask, Spec, SpecKind, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
 ME, ANN, BOB, EVE = b"me......", b"ann.....", b"bob.....", b"eve....."
@@ -93,7 +93,7 @@ def owner() -> OwnerLedger:
 
 
 def lend(owner: OwnerLedger, spec: Spec = SPEC, *, accepted: bool = False) -> Lent:
-    record = owner.lend(0.0, "handle", None, spec, ANN)
+    record = owner.lend(0.0, OwnTask("handle", None, spec), ANN)
     if accepted:
         owner.on_accept(1.0, ANN, record.serial, record.token)
     return record
@@ -144,7 +144,7 @@ def test_a_custody_that_ended_is_held_in_vain(owner: OwnerLedger) -> None:
     assert owner.on_holding(1.0, ANN, [entry]) == ((), [])
     owner.lose_holder(ANN)
     assert owner.on_holding(1.0, ANN, [entry]) == ((entry,), [])
-    owner.lend(2.0, "handle", entry.serial, SPEC, BOB)
+    owner.lend(2.0, OwnTask("handle", entry.serial, SPEC), BOB)
     assert owner.on_holding(2.0, ANN, [entry]) == ((entry,), [])
     owner.settle(entry.serial)
     assert owner.on_holding(2.0, ANN, [entry]) == ((entry,), [])
@@ -169,9 +169,9 @@ def test_the_task_that_was_suspected_before_is_blamed_again(owner: OwnerLedger) 
     poison, innocent = lend(owner), lend(owner)
     owner.lose_holder(ANN)
     assert poison.suspected == innocent.suspected == (ANN,), "it may have been either"
-    fresh = owner.lend(1.0, "handle", None, SPEC, EVE)
-    owner.lend(1.0, "handle", poison.serial, SPEC, EVE)
-    owner.lend(1.0, "handle", innocent.serial, SPEC, BOB)
+    fresh = owner.lend(1.0, OwnTask("handle", None, SPEC), EVE)
+    owner.lend(1.0, OwnTask("handle", poison.serial, SPEC), EVE)
+    owner.lend(1.0, OwnTask("handle", innocent.serial, SPEC), BOB)
     assert owner.has_suspect(EVE)
     owner.lose_holder(EVE)
     assert (poison.suspected, fresh.suspected, innocent.suspected) == ((ANN, EVE), (), (ANN,))
@@ -182,7 +182,7 @@ def test_the_task_that_was_suspected_before_is_blamed_again(owner: OwnerLedger) 
 def test_a_node_is_blamed_once_however_often_it_is_taken_for_dead(owner: OwnerLedger) -> None:
     record = lend(owner)
     owner.lose_holder(ANN)
-    owner.lend(1.0, "handle", record.serial, SPEC, ANN)
+    owner.lend(1.0, OwnTask("handle", record.serial, SPEC), ANN)
     owner.lose_holder(ANN)
     assert record.suspected == (ANN,)
 
@@ -226,7 +226,7 @@ def test_a_task_that_is_granted_back_comes_home_once(owner: OwnerLedger) -> None
     assert record.state is OwnerState.HOME
     assert owner.on_accept(1.0, ANN, record.serial, Token(0, 1)) is None
     assert record.state is OwnerState.HOME
-    again = owner.lend(2.0, "handle", record.serial, SPEC, BOB)
+    again = owner.lend(2.0, OwnTask("handle", record.serial, SPEC), BOB)
     assert again is record
     assert record.token == Token(0, 3)
 

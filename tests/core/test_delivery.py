@@ -11,7 +11,7 @@ from p2pscoop._core.delivery import Deliveries
 from p2pscoop._core.ids import TaskKey, Token
 from p2pscoop._core.limits import Limits
 from p2pscoop._core.messages import Grant, Result
-from p2pscoop._core.values import BOUNCED, GrantedTask, Outcome, OutcomeKind, Spec, TaskEntry, TaskResult
+from p2pscoop._core.values import BOUNCED, GrantedTask, Outcome, OutcomeKind, OwnTask, Spec, TaskEntry, TaskResult
 
 ME, ANN, BOB = b"me......", b"ann.....", b"bob....."
 SPEC = Spec(b"code", b"args")
@@ -29,7 +29,7 @@ class Mail:
         self.out = Deliveries(ME, self.owned, self.held, limits)
 
     def grant_own(self, thief: bytes = ANN, count: int = 1) -> list[TaskEntry]:
-        records = [self.owned.lend(0.0, None, None, SPEC, thief) for _ in range(count)]
+        records = [self.owned.lend(0.0, OwnTask(None, None, SPEC), thief) for _ in range(count)]
         tasks = [GrantedTask(ME, record.serial, record.token, SPEC) for record in records]
         self.out.add_grant(0.0, thief, 1, tasks)
         return [TaskEntry(task.owner, task.serial, task.token) for task in tasks]

@@ -11,7 +11,7 @@ from p2pscoop._core.ids import TaskKey
 from p2pscoop._core.limits import Limits
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
-from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec, SpecKind
+from p2pscoop._core.values import Outcome, OutcomeKind, OwnTask, PeerInfo, Spec, SpecKind
 
 SPEC = Spec(b"code", b"args")
 CONTINUATION = Spec(b"", b"frames", SpecKind.CONTINUATION)
@@ -84,7 +84,7 @@ def pair(*, submits_only: bool = False) -> tuple[Side, Side]:
 
 
 def lend(owner: Side, thief: Side, spec: Spec = SPEC) -> TaskKey:
-    owner.do(owner.node.give(0.0, thief.node.id, 1, [("handle", None, spec)], []))
+    owner.do(owner.node.give(0.0, thief.node.id, 1, [OwnTask("handle", None, spec)], []))
     talk(owner, thief)
     (held,) = thief.node.held
     return held.key

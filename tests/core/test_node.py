@@ -58,6 +58,7 @@ from p2pscoop._core.values import (
     MemberState,
     Outcome,
     OutcomeKind,
+    OwnTask,
     PeerInfo,
     Spec,
     SpecKind,
@@ -146,7 +147,7 @@ class Cluster:
 
     def lend(self, owner: str, thief: str, handle: object = "handle", spec: Spec = SPEC) -> TaskKey:
         """A task of `owner` is queued at `thief`, accepted."""
-        self.give(owner, thief, own=[(handle, None, spec)])
+        self.give(owner, thief, own=[OwnTask(handle, None, spec)])
         self.deliver(Grant)
         self.deliver(Accept)
         self.drop(Holding)
@@ -396,7 +397,7 @@ def test_a_drained_goodbye_overtakes_the_word_of_the_next_holder(three: Cluster)
 
 
 def test_what_was_offered_to_a_node_that_left_comes_home_soon(pair: Cluster) -> None:
-    pair.give("ann", "bob", own=[("handle", None, SPEC)])
+    pair.give("ann", "bob", own=[OwnTask("handle", None, SPEC)])
     pair.drop(Grant)
     pair.do("bob", lambda node: node.goodbye("drained"))
     assert kinds(pair.deliver(Leaving)) == [Departed, Disconnect]
@@ -410,7 +411,7 @@ def test_a_task_goes_and_its_outcome_comes(pair: Cluster) -> None:
     pair.do("bob", lambda node: node.seek(0.0))
     (surrender,) = pair.deliver(Steal)
     assert surrender == Surrender(pair["bob"].id, 1, LIMITS.steal_batch_max, answer=True)
-    pair.give("ann", "bob", own=[("handle", None, SPEC)])
+    pair.give("ann", "bob", own=[OwnTask("handle", None, SPEC)])
     key = TaskKey(pair["ann"].id, 0)
     assert pair.deliver(Grant) == [Enqueue(((key, SPEC),))]
     assert pair.deliver(Accept) == []
@@ -428,7 +429,7 @@ def test_a_task_goes_and_its_outcome_comes(pair: Cluster) -> None:
 @pytest.mark.parametrize("again", [False, True], ids=["lost", "twice"])
 @pytest.mark.parametrize("kind", [Grant, Accept, Result, ResultAck])
 def test_any_message_may_be_lost_or_come_twice(pair: Cluster, kind: type, again: bool) -> None:
-    pair.give("ann", "bob", own=[("handle", None, SPEC)])
+    pair.give("ann", "bob", own=[OwnTask("handle", None, SPEC)])
     key = TaskKey(pair["ann"].id, 0)
     begun = False
     for step in range(200):
@@ -459,7 +460,7 @@ def test_nothing_to_give_is_said_unless_nobody_waits_for_an_answer(pair: Cluster
 def test_a_thief_that_vanished_gets_nothing(pair: Cluster) -> None:
     key = pair.lend("bob", "ann")
     pair.do("ann", lambda node: node.receive(0.0, Envelope(info("eve").id, node.id, Steal(1, 8, False))))
-    effects = pair["ann"].give(0.0, info("eve").id, 1, [("handle", 3, SPEC)], [(key, None)])
+    effects = pair["ann"].give(0.0, info("eve").id, 1, [OwnTask("handle", 3, SPEC)], [(key, None)])
     assert effects == [ComeHome("handle", 3), Enqueue(((key, SPEC),))]
 
 
@@ -468,7 +469,7 @@ def test_a_task_that_was_settled_while_it_was_pickled_is_not_lent(pair: Cluster)
     key = pair.lend("ann", "bob")
     pair["ann"].release(key.serial)
     pair.mail.clear()
-    pair.give("ann", "bob", own=[("late", key.serial, SPEC), ("other", None, SPEC)])
+    pair.give("ann", "bob", own=[OwnTask("late", key.serial, SPEC), OwnTask("other", None, SPEC)])
     (_, envelope) = pair.mail[0]
     assert isinstance(envelope.message, Grant)
     assert [task.serial for task in envelope.message.tasks] == [key.serial + 1]
@@ -487,25 +488,32 @@ def test_a_task_with_which_node_after_node_dies_is_given_up() -> None:
     effects: list[Effect] = []
     for victim in names[1:]:
         serial = None if victim == "bob" else 0
-        cluster.give("ann", victim, own=[("poison", serial, SPEC)])
+        cluster.give("ann", victim, own=[OwnTask("poison", serial, SPEC)])
         effects = cluster.do("ann", lambda node, victim=victim: node.peer_lost(0.0, cluster[victim].id))
         assert (ComeHome("poison", 0) in effects) == (victim != "joe")
     assert Poisoned("poison", tuple(cluster[name].id for name in names[1:])) in effects
     assert cluster["ann"].quiescent
 
 
+def test_a_task_may_have_a_number_of_deaths_of_its_own(three: Cluster) -> None:
+    own = [OwnTask("frail", None, SPEC, 1), OwnTask("robust", None, SPEC, LIMITS.deaths_max + 1)]
+    three.give("ann", "bob", own=own)
+    effects = three.do("ann", lambda node: node.peer_lost(0.0, three["bob"].id))
+    assert effects[:2] == [Poisoned("frail", (three["bob"].id,)), ComeHome("robust", 1)]
+
+
 def test_suspects_travel_one_at_a_time(three: Cluster) -> None:
-    three.give("ann", "bob", own=[("one", None, SPEC), ("two", None, SPEC)])
+    three.give("ann", "bob", own=[OwnTask("one", None, SPEC), OwnTask("two", None, SPEC)])
     three.do("ann", lambda node: node.peer_lost(0.0, three["bob"].id))
     three.mail.clear()
-    three.give("ann", "eve", own=[("one", 0, SPEC), ("two", 1, SPEC), ("three", None, SPEC)])
+    three.give("ann", "eve", own=[OwnTask("one", 0, SPEC), OwnTask("two", 1, SPEC), OwnTask("three", None, SPEC)])
     assert three.effects[-2:] == [("ann", ComeHome("two", 1)), ("ann", ComeHome("three", None))]
     ((_, envelope),) = three.mail
     assert [task.serial for task in envelope.message.tasks] == [0], "alone, so that none waits behind it"
     three.mail.clear()
-    three.give("ann", "eve", own=[("two", 1, SPEC)])
+    three.give("ann", "eve", own=[OwnTask("two", 1, SPEC)])
     assert three.kinds() == ["NoWork"], "one at a time"
-    three.give("ann", "eve", own=[("three", None, SPEC), ("two", 1, SPEC)])
+    three.give("ann", "eve", own=[OwnTask("three", None, SPEC), OwnTask("two", 1, SPEC)])
     assert [task.serial for task in three.mail[-1][1].message.tasks] == [2]
 
 
@@ -597,7 +605,7 @@ def test_a_task_that_goes_round_is_queued_again(three: Cluster) -> None:
 
 def test_held_too_much_already(pair: Cluster) -> None:
     full = Cluster("ann", "bob", limits=replace(LIMITS, held_max=1))
-    full.give("ann", "bob", own=[("one", None, SPEC), ("two", None, SPEC)])
+    full.give("ann", "bob", own=[OwnTask("one", None, SPEC), OwnTask("two", None, SPEC)])
     assert full.deliver(Grant) == []
     assert full.deliver(Reject) == [ComeHome("one", 0), ComeHome("two", 1)]
     assert full["ann"].owned.get(0) is not None, "it keeps its serial"
@@ -607,7 +615,7 @@ def test_an_offer_that_was_rejected_is_rejected_when_it_is_repeated(pair: Cluste
     """Race 10 of CUSTODY.md: it was accepted by then, and run on both sides."""
     full = Cluster("ann", "bob", limits=replace(LIMITS, held_max=1))
     key = full.lend("ann", "bob")
-    full.give("ann", "bob", own=[("late", None, SPEC)])
+    full.give("ann", "bob", own=[OwnTask("late", None, SPEC)])
     full.deliver(Grant, keep=True)
     full.do("bob", lambda node: node.receive(0.0, Envelope(full["ann"].id, node.id, Cancel((key.serial,)))))
     assert full.deliver(Grant) == [], "there would be room now"
@@ -617,7 +625,7 @@ def test_an_offer_that_was_rejected_is_rejected_when_it_is_repeated(pair: Cluste
 @pytest.mark.parametrize("why", ["full", "leaving"])
 def test_an_offer_that_was_accepted_is_accepted_when_it_is_repeated(why: str) -> None:
     full = Cluster("ann", "bob", limits=replace(LIMITS, held_max=1))
-    full.give("ann", "bob", own=[("handle", None, SPEC)])
+    full.give("ann", "bob", own=[OwnTask("handle", None, SPEC)])
     full.deliver(Grant, keep=True)
     full.drop(Accept)
     if why == "leaving":
@@ -718,7 +726,7 @@ def test_a_thief_that_rides_along_with_a_result_is_fed(pair: Cluster) -> None:
     (fed,) = pair["ann"].feed(0.0)
     assert isinstance(fed, Surrender)
     assert not fed.answer
-    pair.give("ann", "bob", own=[("next", None, SPEC)])
+    pair.give("ann", "bob", own=[OwnTask("next", None, SPEC)])
     assert not pair["ann"].hungry
 
 
@@ -726,7 +734,7 @@ def test_a_thief_that_rides_along_with_a_result_is_fed(pair: Cluster) -> None:
 
 
 def test_an_own_continuation_is_released_when_it_has_arrived(pair: Cluster) -> None:
-    pair.give("ann", "bob", own=[("handle", None, CONTINUATION)])
+    pair.give("ann", "bob", own=[OwnTask("handle", None, CONTINUATION)])
     pair.deliver(Grant)
     assert pair.deliver(Accept) == [Released("handle")]
 
@@ -795,7 +803,7 @@ def test_a_leaving_node_takes_no_tasks_but_its_own(three: Cluster) -> None:
     three["ann"].leave(0.0)
     three.give("bob", "ann", held=[(key, None)])
     assert three.deliver(Grant) == [ComeHome("handle", 0)]
-    three.give("bob", "ann", own=[("other", None, SPEC)])
+    three.give("bob", "ann", own=[OwnTask("other", None, SPEC)])
     assert three.deliver(Grant) == []
     three.deliver(Accept)
     assert three.deliver(Reject) == [ComeHome("other", 0)]

@@ -160,9 +160,37 @@ def test_slurm_environments_that_do_not_fit(text: str) -> None:
         slurm.hosts(environment)
 
 
+STEP = {
+    "SLURM_JOB_ID": "700",
+    "SLURM_STEP_ID": "3",
+    "SLURM_JOB_NODELIST": "n[1-4]",
+    "SLURM_STEP_NODELIST": "n[2-3]",
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "8",
+}
+
+
 def test_a_command_that_srun_starts_more_than_once() -> None:
-    with pytest.raises(ConfigurationError, match="srun starts this command 8 times"):
-        slurm.hosts({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8"})
+    found = slurm.step(STEP)
+    assert found is not None
+    assert (found.rank, found.size, found.hosts, found.nodes) == (5, 8, ("n2", "n3"), 1)
+    others = [slurm.step({**STEP, **more}) for more in ({"SLURM_STEP_ID": "4"}, {"SLURM_JOB_ID": "701"})]
+    ports = {each.port for each in (found, *others) if each is not None}
+    assert len(ports) == 3
+    assert all(20_000 <= port < 30_000 for port in ports)
+    cores = slurm.step({**STEP, "SLURM_CPUS_PER_TASK": "4"})
+    assert cores is not None
+    assert cores.nodes == 4
+    assert slurm.step({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert slurm.step({}) is None
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_ID", "SLURM_JOB_ID"])
+def test_steps_of_which_something_is_not_said(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"srun started this 8 times, but has not set {name}"):
+        slurm.step({key: value for key, value in STEP.items() if key != name})
+    with pytest.raises(ConfigurationError, match="SLURM_HET_SIZE"):
+        slurm.step({**STEP, "SLURM_HET_SIZE": "2"})
 
 
 @pytest.mark.parametrize(

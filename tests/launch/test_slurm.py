@@ -63,12 +63,41 @@ def test_a_job_may_begin_on_any_of_its_hosts(cluster: Cluster, script: WriteScri
     assert cluster.run(*words) == "n1 origin\n"
 
 
-def test_srun_that_would_run_the_script_twice_is_told_so(cluster: Cluster, script: WriteScript) -> None:
+def test_srun_starts_all_nodes_and_one_runs_the_script(
+    cluster: Cluster, script: WriteScript, tmp_path: Path
+) -> None:
+    key = f"--key-file={tmp_path / 'key'}"
+    cluster.run("p2pscoop", "keygen", key)
+    quick = script("import p2pscoop, sys; print('ran with', p2pscoop.SIZE); sys.exit(3)", "quick.py")
+    srun = ("srun", "--nodes=2", "--ntasks=2", "--quiet")
+    done = cluster.attempt(*srun, "p2pscoop", "run", key, str(quick.path))
+    # However short it is, it starts when all are there.
+    assert (done.returncode, done.stdout) == (3, "ran with 2\n"), done.stderr
+    assert [line for line in done.stderr.splitlines() if not line.startswith("srun: ")] == [
+        "p2pscoop: the computation has ended"
+    ]
+    program = str(script(WHO).path)
+    out = cluster.run(*srun, "--cpus-per-task=2", "p2pscoop", "run", key, program, "4", "0")
+    assert re.fullmatch(r"j\d+\.1 j\d+\.2 n1 origin\n", out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "there is no key of the cluster"),
+        (("-n", "2"), "srun starts this 2 times, and so says itself where nodes run"),
+        (("--host", "h1", "h2", "--"), "srun starts this 2 times, and so says itself where nodes run"),
+    ],
+)
+def test_what_srun_needs(
+    cluster: Cluster, script: WriteScript, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
     program = str(script("print('ran')").path)
-    done = cluster.attempt("srun", "--nodes=2", "--ntasks=2", "p2pscoop", "run", program)
+    command = ("srun", "--nodes=2", "--ntasks=2", "p2pscoop", "run", *options, program)
+    done = cluster.attempt(*command, XDG_CONFIG_HOME=str(tmp_path))
     assert done.returncode != 0
     assert "ran" not in done.stdout
-    assert "srun starts this command 2 times" in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
 
 
 def test_nodes_leave_when_slurm_says_that_time_is_nearly_up(

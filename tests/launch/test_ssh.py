@@ -42,6 +42,22 @@ WHO = """
     sys.exit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
 """
 
+# The same by an executor, whose process runs nothing.
+WHO_BY_EXECUTOR = """
+    import sys, time
+    from p2pscoop import Executor
+
+    def where(x):
+        time.sleep(0.02)
+
+    with Executor() as executor:
+        names = set()
+        while len(names) < int(sys.argv[1]):
+            list(executor.map(where, range(50)))
+            names = {each.name for each in executor.statistics() if each.executed}
+    print(*sorted(names))
+"""
+
 # Runs until it is stopped.
 FOREVER = """
     import time
@@ -221,6 +237,9 @@ def test_nodes_in_another_network_take_part(script: WriteScript, far_servers: li
     assert done.returncode == 0, done.stderr
     assert "\n10.213.1.2.1 10.213.1.2.2 n1 origin\n" in done.stdout
     assert done.stderr == ""
+    hosts = ("localhost:1", f"{server.host}:2")
+    done = run(script(WHO_BY_EXECUTOR), *server.options, "--hosts", *hosts, arguments=("2",))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10.213.1.2.1 10.213.1.2.2\n", "")
 
 
 def test_tunnels_between_hosts_that_do_not_reach_each_other(
@@ -239,3 +258,6 @@ def test_tunnels_between_hosts_that_do_not_reach_each_other(
     assert done.returncode == 0, done.stderr
     assert "\n10.213.1.2.1 10.213.1.2.2 10.213.2.2.1 n1 origin\n" in done.stdout
     assert done.stderr == ""
+    done = run(script(WHO_BY_EXECUTOR), "--tunnel", *options, "--hosts", *hosts, arguments=("4",))
+    assert (done.returncode, done.stderr) == (0, ""), "an executor takes the same way"
+    assert done.stdout == "10.213.1.2.1 10.213.1.2.2 10.213.2.2.1 n1\n"

@@ -149,7 +149,7 @@ def test_an_initializer_that_fails_harms_neither_the_cluster_nor_other_programs(
 def test_what_can_be_wrong(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="'nowhere' is not HOST:PORT"):
         Executor(seed="nowhere")
-    with pytest.raises(ConfigurationError, match="give seed as well"):
+    with pytest.raises(ConfigurationError, match="give seed or listen as well"):
         Executor(key=ClusterKey.generate().to_text())
     with pytest.raises(ConfigurationError, match="is no key"):
         Executor(seed=cluster.seed, key="hunter2")
@@ -165,6 +165,65 @@ def test_what_can_be_wrong(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(CLUSTER_VARIABLE, "another")
     with pytest.raises(JoinRefusedError, match="this is another cluster"):
         Executor(seed=cluster.seed).submit(pow, 2, 3)
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_nodes_join_an_executor_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, address = ClusterKey.generate().to_text(), free_address()
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with Executor(1, listen=address) as executor:
+        first = executor.submit(os.getpid).result()
+        joined = join("--seed", address, "-n", "2")
+        pids: set[int] = set()
+        eventually(lambda: len(pids) == 3 or pids.update(executor.map(pid_after, [0.01] * 30)))
+        assert executor._max_workers == 3
+        assert first in pids
+        # The key may be given, and must be the same.
+        monkeypatch.delenv(KEY_VARIABLE)
+        with Executor(seed=address, key=key) as other:
+            assert other.submit(pow, 2, 5).result() == 32
+    _, said = joined.communicate(timeout=TIMEOUT_S)
+    assert (joined.returncode, said) == (0, "p2pscoop: the computation has ended\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"listen": "127.0.0.1"}, ConfigurationError, "listen: '127.0.0.1' is not HOST:PORT"),
+        ({"listen": "127.0.0.1:0"}, ConfigurationError, "listen: '127.0.0.1:0' is not HOST:PORT"),
+        ({"listen": "0.0.0.0:7700"}, ConfigurationError, "listen: 0.0.0.0 stands for all interfaces"),
+        ({"listen": "no.such.invalid:7700"}, ConfigurationError, "'no.such.invalid' is not the name or address"),
+        ({"listen": 7700}, TypeError, "listen must be a text such as 192.0.2.1:7700, not int"),
+        ({"listen": "127.0.0.1:7700", "seed": "127.0.0.1:7701"}, ConfigurationError, "leave one of them out"),
+        ({"listen": "127.0.0.1:7700", "key": "nonsense"}, ConfigurationError, "key"),
+    ],
+)
+def test_where_it_cannot_listen(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, ClusterKey.generate().to_text())
+    with pytest.raises(error, match=message):
+        Executor(1, **options)
+
+
+def test_what_an_executor_that_listens_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"there is no key of the cluster 'default' .*p2pscoop keygen"):
+        Executor(1, listen="127.0.0.1:7700")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            Executor(1, listen=address, key=ClusterKey.generate().to_text()) as executor,
+            pytest.raises(StartError, match=address),
+        ):
+            executor.submit(abs, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def info(name: str, pid: int) -> PeerInfo:
 
 def test_an_error_waits_for_word_of_all_deaths() -> None:
     deaths = Deaths()
-    deaths.poisoned(0.0, "task", [info("n1", 1), info("n2", 2)])
+    deaths.poisoned(0.0, "task", "f", [info("n1", 1), info("n2", 2)])
     assert deaths.hear(notice(Death("here", 1, "was killed by SIGSEGV")))
     assert deaths.hear(notice(Death("elsewhere", 2, "another process of that number")))
     assert deaths.explained(0.0) == []
@@ -24,13 +24,13 @@ def test_an_error_waits_for_word_of_all_deaths() -> None:
         "n1 on here (pid 1) was killed by SIGSEGV",
         "n2 on here (pid 2) ended with status 9",
     )
-    assert "2 nodes died while they had this task: n1 on here, n2 on here\n- n1 on here (pid 1) was" in str(error)
+    assert "2 nodes died while they had f: n1 on here, n2 on here\n- n1 on here (pid 1) was" in str(error)
     assert deaths.explained(PATIENCE_S) == []
 
 
 def test_word_that_does_not_come_is_not_waited_for_long() -> None:
     deaths = Deaths()
-    deaths.poisoned(0.0, "task", [info("n1", 1), None])
+    deaths.poisoned(0.0, "task", "f", [info("n1", 1), None])
     assert deaths.explained(PATIENCE_S / 2) == []
     [(_, error)] = deaths.explained(PATIENCE_S)
     assert "how is not known" in error.deaths[0]

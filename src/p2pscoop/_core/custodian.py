@@ -47,6 +47,7 @@ from p2pscoop._core.values import (
     MemberState,
     Outcome,
     OutcomeKind,
+    OwnTask,
     Spec,
     SpecKind,
     TaskEntry,
@@ -54,9 +55,6 @@ from p2pscoop._core.values import (
 )
 
 __all__ = ["Counters", "Custodian"]
-
-Own = Sequence[tuple[object, int | None, Spec]]
-"""Tasks of this node, each as (handle, serial if it was lent before, spec)."""
 
 Guests = Sequence[tuple[TaskKey, Spec | None]]
 """Tasks of others; those that were started, with their continuation."""
@@ -124,7 +122,7 @@ class Custodian:
         now: float,
         thief: NodeId,
         steal: int,
-        own: Own,
+        own: Sequence[OwnTask],
         held: Guests,
         *,
         answer: bool = True,
@@ -136,18 +134,18 @@ class Custodian:
             thief: from `Surrender`.
             steal: from `Surrender`.
             answer: from `Surrender`.
-            own: this node's tasks, each as (handle, serial if it was lent before, spec).
+            own: this node's tasks.
             held: tasks of others, out of the queue; those that were started, with their continuation.
         """
         if not self._membership.is_alive(thief):
             return self._give_up_giving(own, held)
         own, held, effects = self._part_suspects(thief, own, held)
         tasks: list[GrantedTask] = []
-        for handle, serial, spec in own:
-            if serial is not None and self.owned.get(serial) is None:
+        for task in own:
+            if task.serial is not None and self.owned.get(task.serial) is None:
                 continue  # Its outcome came from an earlier holder, while it was being pickled.
-            lent = self.owned.lend(now, handle, serial, spec, thief)
-            tasks.append(GrantedTask(self._me, lent.serial, lent.token, spec))
+            lent = self.owned.lend(now, task, thief)
+            tasks.append(GrantedTask(self._me, lent.serial, lent.token, task.spec))
         for key, continuation in held:
             record = self.held.offer(key, thief, continuation)
             if record is not None and record.spec is not None:
@@ -432,7 +430,8 @@ class Custodian:
         """Own tasks whose custody was lost are to be run again, unless they killed too many nodes."""
         effects: list[Effect] = []
         for record in lost:
-            if len(record.suspected) >= self._limits.deaths_max:
+            deaths_max = self._limits.deaths_max if record.deaths_max is None else record.deaths_max
+            if len(record.suspected) >= deaths_max:
                 self._counters.poisoned += 1
                 self.owned.settle(record.serial)
                 effects.append(Poisoned(record.handle, record.suspected))
@@ -441,12 +440,14 @@ class Custodian:
                 effects.append(ComeHome(record.handle, record.serial))
         return effects
 
-    def _part_suspects(self, thief: NodeId, own: Own, held: Guests) -> tuple[Own, Guests, list[Effect]]:
+    def _part_suspects(
+        self, thief: NodeId, own: Sequence[OwnTask], held: Guests
+    ) -> tuple[Sequence[OwnTask], Guests, list[Effect]]:
         """What of these tasks to grant: a suspect goes alone, the others up to the first suspect.
 
         So it is known which task it was if the thief dies as well, and no other has to wait behind it there.
         """
-        at = next((index for index, (_, serial, _) in enumerate(own) if self._is_suspect(serial)), None)
+        at = next((index for index, task in enumerate(own) if self._is_suspect(task.serial)), None)
         if at is None:
             return own, held, []
         if at > 0 or self.owned.has_suspect(thief):
@@ -480,9 +481,9 @@ class Custodian:
         tasks = tuple((record.key, record.spec) for record in records if record.spec is not None)
         return [Enqueue(tasks)] if tasks else []
 
-    def _give_up_giving(self, own: Own, held: Guests) -> list[Effect]:
+    def _give_up_giving(self, own: Sequence[OwnTask], held: Guests) -> list[Effect]:
         """What was taken for a thief goes back: the thief is gone, or not to have it now."""
-        effects: list[Effect] = [ComeHome(handle, serial) for handle, serial, _ in own]
+        effects: list[Effect] = [ComeHome(task.handle, task.serial) for task in own]
         tasks = []
         for key, continuation in held:
             record = self.held.get(key)

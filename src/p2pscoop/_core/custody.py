@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2pscoop._core.ids import FIRST_TOKEN, NodeId, TaskKey, Token
-from p2pscoop._core.values import Outcome, OutcomeKind, Spec, SpecKind, TaskEntry
+from p2pscoop._core.values import Outcome, OutcomeKind, OwnTask, Spec, SpecKind, TaskEntry
 from p2pscoop.errors import LocalProtocolError
 
 __all__ = [
@@ -90,6 +90,7 @@ class Lent:
         lease_until: when an unrenewed custody is taken for lost.
         claimed_at: when the holder last claimed it, or it was offered.
         suspected: the nodes that died while they had it, as far as it may have been the cause.
+        deaths_max: see `OwnTask`.
         kept: whether the holder has a value that it keeps.
         wanted: whether that has been asked for.
     """
@@ -103,6 +104,7 @@ class Lent:
     lease_until: float
     claimed_at: float = 0.0
     suspected: tuple[NodeId, ...] = ()
+    deaths_max: int | None = None
     kept: bool = False
     wanted: bool = False
 
@@ -135,18 +137,19 @@ class OwnerLedger:
         """The record of an unsettled task."""
         return self._records.get(serial)
 
-    def lend(self, now: float, handle: object, serial: int | None, spec: Spec, thief: NodeId) -> Lent:
+    def lend(self, now: float, task: OwnTask, thief: NodeId) -> Lent:
         """Offer a task to a thief: a new one, or (with its serial) one that came home."""
-        if serial is None:
-            record = Lent(self._next_serial, handle, OwnerState.HOME, FIRST_TOKEN, self._me, None, 0.0)
+        if task.serial is None:
+            record = Lent(self._next_serial, task.handle, OwnerState.HOME, FIRST_TOKEN, self._me, None, 0.0)
             self._records[record.serial] = record
             self._next_serial += 1
         else:
-            record = self._records[serial]
+            record = self._records[task.serial]
         record.advance(OwnerEvent.LEND)
         record.token = record.token.passed()
         record.holder = thief
-        record.spec = spec
+        record.spec = task.spec
+        record.deaths_max = task.deaths_max
         self._claim(record, now)
         return record
 

@@ -68,6 +68,7 @@ from p2pscoop._core.values import (
     MemberEntry,
     MemberState,
     Outcome,
+    OwnTask,
     PeerInfo,
     Spec,
 )
@@ -300,7 +301,7 @@ class Node:
         now: float,
         thief: NodeId,
         steal: int,
-        own: Sequence[tuple[object, int | None, Spec]],
+        own: Sequence[OwnTask],
         held: Sequence[tuple[TaskKey, Spec | None]],
         *,
         answer: bool = True,
@@ -312,7 +313,7 @@ class Node:
             thief: from `Surrender`.
             steal: from `Surrender`.
             answer: from `Surrender`.
-            own: this node's tasks, each as (handle, serial if it was lent before, spec).
+            own: this node's tasks.
             held: tasks of others, out of the queue; those that were started, with their continuation.
         """
         given = self.counters.given

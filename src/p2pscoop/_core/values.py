@@ -14,6 +14,7 @@ __all__ = [
     "MemberState",
     "Outcome",
     "OutcomeKind",
+    "OwnTask",
     "PeerInfo",
     "Spec",
     "SpecKind",
@@ -44,6 +45,22 @@ class Spec(NamedTuple):
 
 
 BOUNCED = Spec(b"", b"", SpecKind.BOUNCED)
+
+
+class OwnTask(NamedTuple):
+    """A task of this node that is about to be lent.
+
+    Attributes:
+        handle: what the shell knows it by; never looked into.
+        serial: the owner's number for it, if it was lent before.
+        spec: what the thief gets.
+        deaths_max: so many nodes that died with it make it poison; None: `Limits.deaths_max`.
+    """
+
+    handle: object
+    serial: int | None
+    spec: Spec
+    deaths_max: int | None = None
 
 
 class OutcomeKind(IntEnum):

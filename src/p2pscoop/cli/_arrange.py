@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from p2pscoop import _machine
 from p2pscoop._situation import DEBUG_VARIABLE
-from p2pscoop.cli._membership import Security
+from p2pscoop.cli._membership import Security, listening
 from p2pscoop.cli._options import LaunchOptions
 from p2pscoop.errors import ConfigurationError
 from p2pscoop.launch import ssh
@@ -17,10 +17,13 @@ from p2pscoop.launch.fleet import RemoteHost
 from p2pscoop.launch.hosts import Host
 from p2pscoop.launch.plan import Plan
 from p2pscoop.launch.remote import RemoteConfig
+from p2pscoop.launch.slurm import Step
 
-__all__ = ["Arrangement", "arrange", "external_address", "profile_directory"]
+__all__ = ["GATHER_S", "Arrangement", "arrange", "external_address", "of_step", "profile_directory"]
 
 LOOPBACK = "127.0.0.1"
+GATHER_S = 60.0
+"""How long the processes that `srun` starts wait for each other."""
 _SSH_PORT = 22
 
 
@@ -32,12 +35,16 @@ class Arrangement(NamedTuple):
         ports: of the other local nodes; none if any will do.
         hosts: the other hosts.
         security: keys and name of the cluster.
+        expects: so many nodes have to be there before the script starts; 0: it starts at once.
+        spare_port: one that leads to this machine from all others; 0 if any does.
     """
 
     security: Security
     listen: tuple[str, int] | None
     ports: tuple[int, ...] = ()
     hosts: tuple[RemoteHost, ...] = ()
+    spare_port: int = 0
+    expects: int = 0
 
 
 def external_address(plan: Plan, options: LaunchOptions) -> str:
@@ -88,6 +95,25 @@ def arrange(
     return Arrangement(security, address, (), hosts)
 
 
+def of_step(step: Step, listen: tuple[str, int] | None, security: Security) -> Arrangement:
+    """Where rank 0 of what `srun` started listens, and how many nodes the others bring.
+
+    Raises:
+        ConfigurationError: the hosts of the step have no addresses.
+    """
+    if listen is None:
+        host = step.hosts[0]
+        if len(step.hosts) > 1:
+            # To itself, a machine may be a loopback address.
+            address = _machine.address_towards(step.hosts[1], step.port)
+        else:
+            address = str(_machine.resolve(host, step.port)[0][1][0])
+        listen = address, step.port
+    else:
+        listen = listening(listen)
+    return Arrangement(security, listen, expects=step.size * step.nodes)
+
+
 def _tunnelled(
     plan: Plan, local: int, shell: ssh.Shell, options: LaunchOptions, security: Security
 ) -> Arrangement:
@@ -103,8 +129,8 @@ def _tunnelled(
                 f"`{host.name}:4`, or give -n"
             )
     counts = [host.nodes or 0 for host in plan.remote]
-    ports = free_ports(local + sum(counts))
-    mine, rest = ports[:local], ports[local:]
+    ports = free_ports(1 + local + sum(counts))
+    spare, mine, rest = ports[0], ports[1 : local + 1], ports[local + 1 :]
     address = (LOOPBACK, mine[0])
     hosts = []
     for host, count in zip(plan.remote, counts, strict=True):
@@ -113,7 +139,7 @@ def _tunnelled(
             shell, host, forwards=own, reverse_forwards=[port for port in ports if port not in own]
         )
         hosts.append(RemoteHost(host.name, command, _orders(host, address, tuple(own), options, security)))
-    return Arrangement(security, address, tuple(mine[1:]), tuple(hosts))
+    return Arrangement(security, address, tuple(mine[1:]), tuple(hosts), spare)
 
 
 def _orders(

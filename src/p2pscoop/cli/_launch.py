@@ -25,7 +25,7 @@ from p2pscoop._process_config import (
 )
 from p2pscoop._situation import DEBUG_VARIABLE
 from p2pscoop._supervisor import LEAVE_GRACE_S, Supervisor, python_command
-from p2pscoop.cli._arrange import Arrangement, profile_directory
+from p2pscoop.cli._arrange import GATHER_S, Arrangement, profile_directory
 from p2pscoop.cli._membership import Membership
 from p2pscoop.cli._options import LaunchOptions
 from p2pscoop.launch.fleet import Fleet
@@ -61,7 +61,18 @@ def run(
         _be_nice(options.nice)
     directory = _machine.make_directory()
     tether, ours = os.pipe()
-    config = OriginConfig(directory, listen, security.keys, security.cluster, options.log_level, profile)
+    config = OriginConfig(
+        directory,
+        listen,
+        security.keys,
+        security.cluster,
+        options.log_level,
+        profile,
+        shared=nodes > 1 or bool(arrangement.hosts) or arrangement.expects > nodes,
+        spare_port=arrangement.spare_port,
+        expects=arrangement.expects,
+        patience_s=GATHER_S,
+    )
     locals_ = [
         replace(node, log_level=options.log_level, profile=profile)
         for node in local_nodes(
@@ -183,15 +194,16 @@ def _await_script(supervisor: Supervisor, origin: subprocess.Popen[bytes]) -> in
             origin.kill()
 
 
-def join(membership: Membership, nodes: int) -> NoReturn:
+def join(membership: Membership, nodes: int, patience_s: float = 0.0) -> NoReturn:
     """Add nodes to a cluster, and end when they have left.
 
     Args:
         membership: which cluster, and how it is reached.
         nodes: how many.
+        patience_s: how long they try to be let in; 0: for ever.
     """
     directory = _machine.make_directory()
-    configs = _joining(membership, directory, nodes)
+    configs = [replace(each, patience_s=patience_s) for each in _joining(membership, directory, nodes)]
     supervisor = Supervisor(configs, _machine.limited_environment(nodes))
     status = 0
     try:

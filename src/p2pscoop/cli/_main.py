@@ -88,7 +88,7 @@ def run(
     """
     from p2pscoop.cli import _arrange, _launch, _membership
     from p2pscoop.errors import ConfigurationError
-    from p2pscoop.launch import plan
+    from p2pscoop.launch import plan, slurm
 
     if script is None:
         taken = f" (no file is called {launch.hosts[-1]!r}, so it is a host)" if launch.hosts else ""
@@ -99,6 +99,20 @@ def run(
     if launch.tunnel and launch.rsh:
         raise click.UsageError("--tunnel needs ssh: leave --rsh out")
     try:
+        step = slurm.step(os.environ)
+        if step is not None:
+            if launch.hosts or launch.hostfile or nodes is not None:
+                raise ConfigurationError(
+                    f"srun starts this {step.size} times, and so says itself where nodes run, and how many: leave "
+                    "hosts and -n out, or start it once, by `srun --nodes=1 --ntasks=1`"
+                )
+            security = _membership.secured(cluster, key_file, insecure)
+            if step.rank > 0:
+                seed = listen or (step.hosts[0], step.port)
+                member = _membership.membership(security, [seed], None, ())
+                _launch.join(member, step.nodes, _arrange.GATHER_S)
+            arrangement = _arrange.of_step(step, listen, security)
+            _launch.run(step.nodes, arrangement, launch, script, arguments)
         where = plan.make(launch.hosts, launch.hostfile, nodes, os.environ)
         local = _nodes_or_default(where.local)
         # Others that join need a key that they have; the hosts of this run get one that is made for it.

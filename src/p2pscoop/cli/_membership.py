@@ -37,8 +37,6 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_WILDCARDS = ("0.0.0.0", "::", "")
-
 
 class Security(NamedTuple):
     """How the connections of a cluster are secured.
@@ -184,7 +182,7 @@ def listening(listen: tuple[str, int]) -> tuple[str, int]:
     Raises:
         ConfigurationError: it has no address, or none in particular.
     """
-    if listen[0] in _WILDCARDS:
+    if listen[0] in _machine.WILDCARDS:
         raise ConfigurationError(
             f"--listen: {listen[0]} stands for all interfaces, and others need an address: give that of one"
         )

@@ -26,7 +26,7 @@ from p2pscoop._core.ids import NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE, Limits
 from p2pscoop._core.messages import Steal
 from p2pscoop._core.node import Node
-from p2pscoop._core.values import MemberEntry, MemberState, Outcome, OutcomeKind, PeerInfo, Spec
+from p2pscoop._core.values import MemberEntry, MemberState, Outcome, OutcomeKind, OwnTask, PeerInfo, Spec
 from p2pscoop.testing._report import InvariantError
 
 __all__ = ["Cluster", "Measured", "UtsTree"]
@@ -255,11 +255,11 @@ class _LeanNode:
 
     def _surrender(self, effect: fx.Surrender) -> None:
         queues = [self._guests, self._own]
-        own: list[tuple[object, int | None, Spec]] = []
+        own: list[OwnTask] = []
         guests: list[tuple[TaskKey, Spec | None]] = []
         for task in take_oldest(queues, half(sum(map(len, queues)), effect.count_max)):
             if task.key is None:
-                own.append((task, task.serial, Spec(b"", bytes([task.depth]) + task.state)))
+                own.append(OwnTask(task, task.serial, Spec(b"", bytes([task.depth]) + task.state)))
             else:
                 guests.append((task.key, None))
         now = self.cluster.now

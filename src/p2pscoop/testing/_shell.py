@@ -14,7 +14,7 @@ from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.limits import NODE_ID_SIZE
 from p2pscoop._core.messages import Message
 from p2pscoop._core.node import Node
-from p2pscoop._core.values import Outcome, OutcomeKind, PeerInfo, Spec, SpecKind
+from p2pscoop._core.values import Outcome, OutcomeKind, OwnTask, PeerInfo, Spec, SpecKind
 from p2pscoop.testing._report import InvariantError
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class SimNode:
         own, held = [], []
         for task in take_oldest(queues, count):
             if task.key is None:
-                own.append((task, task.serial, task.spec))
+                own.append(OwnTask(task, task.serial, task.spec))
             else:
                 del self.by_key[task.key]
                 held.append((task.key, None if task.values is None else task.spec))
