@@ -117,6 +117,8 @@ class Pool:
         self._idle = threading.Condition()
         self._numbers = itertools.count()
         self._task_s = _BATCH_S
+        self._done_at: dict[NodeId, float] = {}
+        """When each node was done with a batch: what it got before that had to wait until then."""
         """What a task takes on a node, smoothed."""
 
     # ------------------------------------------------------------------------------ for the executor
@@ -235,12 +237,15 @@ class Pool:
 
     def settle(self, task: _Task, outcome: Outcome, holder: NodeId, hungry: bool) -> None:
         """See `Port`."""
-        del holder, hungry
+        del hungry
         batch = task.batch
         if batch is not None:
             batch.left -= 1
             if batch.left == 0:
-                took_s = max(1e-6, (time.monotonic() - batch.began) / batch.size)
+                now = time.monotonic()
+                began = max(batch.began, self._done_at.get(holder, 0.0))
+                self._done_at[holder] = now
+                took_s = max(1e-6, (now - began) / batch.size)
                 self._task_s = took_s if took_s > self._task_s else 0.5 * (self._task_s + took_s)
         state, value = decode_outcome(outcome)
         if state == DONE:
@@ -298,6 +303,7 @@ class Pool:
 
     def departed(self, info: PeerInfo, reason: str | None, failed: bool) -> None:
         """See `Port`."""
+        self._done_at.pop(info.id, None)
         logger.info("executor: %s %s", info.name, f"left: {reason}" if reason else "is gone")
         if failed and self._initializes:
             self._break(f"node {info.name}: {reason}")

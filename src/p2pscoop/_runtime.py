@@ -66,6 +66,8 @@ _TEND_S = 5.0
 """How often seeds that are not among the members are greeted."""
 _SPREAD_S = 0.1
 """How often a node with tasks looks whether its program gets its share, if there are several."""
+_VOUCH_S = 1.0
+"""How often the node looks who of those that are silent lives."""
 _TRIM_S = 1.0
 """How often connections are counted."""
 _TURNED_AWAY_MAX = 100
@@ -243,6 +245,7 @@ class Runtime:
         self._rng = random.Random(os.urandom(16))
         self._tend_at = 0.0
         self._trim_at = 0.0
+        self._vouch_at = 0.0
         self._handlers: dict[type[fx.Effect], Callable[[Any], Callable[[], None] | None]] = {
             fx.Send: lambda effect: lambda: self._send(effect.recipient, effect.message),
             fx.SendToSeeds: lambda effect: lambda: self._send_to_seeds(effect.message),
@@ -756,7 +759,9 @@ class Runtime:
         with self._lock:
             due = now >= self.node.wake_at()
         if due:
-            self._vouch()
+            if now >= self._vouch_at:
+                self._vouch_at = now + _VOUCH_S
+                self._vouch()
             self._shortage.look()
             self.do(self.node.tick)
         return self.transport.pump()

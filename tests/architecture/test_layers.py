@@ -52,6 +52,7 @@ CORE_MAY_IMPORT = {
     "collections",
     "dataclasses",
     "enum",
+    "heapq",
     "itertools",
     "msgpack",
     "random",

@@ -76,15 +76,15 @@ def test_a_grant_is_repeated_ever_more_rarely_until_it_is_answered(mail: Mail) -
         if mail.grants(tenth / 10):
             times.append(tenth / 10)
     assert times == [1.0, 3.0, 7.0, 11.0]
-    mail.out.on_answer(ANN, [entry])
+    mail.out.on_answer(15.0, ANN, [entry])
     assert mail.out.empty
     assert mail.out.wake_at() == float("inf")
 
 
 def test_only_what_was_not_answered_is_repeated(mail: Mail) -> None:
     first, *_ = mail.grant_own(count=3)
-    mail.out.on_answer(BOB, [first])
-    mail.out.on_answer(ANN, [first])
+    mail.out.on_answer(0.1, BOB, [first])
+    mail.out.on_answer(0.1, ANN, [first])
     assert mail.grants(1.0) == [(ANN, [1, 2])]
 
 
@@ -114,7 +114,7 @@ def test_a_bounced_task_is_offered_to_its_owner_until_it_answers(mail: Mail) -> 
         messages, withdrawn = mail.out.due_grants(now)
         assert len(messages) == 1
         assert withdrawn == []
-    mail.out.on_answer(ANN, [entry])
+    mail.out.on_answer(now, ANN, [entry])
     assert mail.out.empty
 
 
@@ -151,9 +151,46 @@ def test_an_outcome_is_repeated_until_its_owner_has_it(mail: Mail) -> None:
     assert mail.out.due_results(2.9) == []
     assert serials(mail.out.due_results(3.0)) == [(ANN, [1])]
     mail.held.on_result_ack(TaskKey(ANN, 1))
-    mail.out.on_result_ack(TaskKey(ANN, 1))
+    mail.out.on_result_ack(3.5, TaskKey(ANN, 1))
     assert mail.out.due_results(100.0) == []
     assert mail.out.empty
+
+
+def test_who_answers_late_is_asked_again_later(mail: Mail) -> None:
+    """A peer that is overloaded would be kept so by repetitions."""
+    first, second = mail.grant_own(count=1), mail.grant_own(thief=BOB, count=1)
+    mail.out.on_answer(3.0, ANN, first)
+    mail.out.on_answer(0.01, BOB, second)
+    mail.grant_own()
+    mail.grant_own(thief=BOB)
+    # Half of what it took beyond the usual is taken for usual, and twice that is waited.
+    assert mail.grants(1.0) == [(BOB, [3])]
+    assert mail.grants(2.9) == []
+    assert mail.grants(3.0) == [(ANN, [2]), (BOB, [3])]
+    mail.finish(1)
+    mail.out.flush(10.0, only_due=False)
+    assert mail.out.due_results(12.9) == []
+    assert serials(mail.out.due_results(13.0)) == [(ANN, [1])]
+
+
+def test_what_is_usual_changes_with_what_is_seen(mail: Mail) -> None:
+    mail.out.on_answer(4.0, ANN, mail.grant_own())
+    for _ in range(40):
+        mail.out.on_answer(0.001, ANN, mail.grant_own())
+    (entry,) = mail.grant_own()
+    assert mail.grants(1.0) == [(ANN, [entry.serial])]
+
+
+def test_answers_cost_the_same_however_many_grants_wait(mail: Mail) -> None:
+    """Each of thousands of grants is touched once by its answer, and never by another's."""
+    waiting = [mail.grant_own()[0] for _ in range(5000)]
+    untouched = {number: grant.waiting for number, grant in mail.out._grants[ANN].items()}
+    mail.out.on_answer(0.1, ANN, waiting[:10])
+    assert list(untouched)[10:] == list(mail.out._grants[ANN])
+    assert all(mail.out._grants[ANN][number].waiting is each for number, each in list(untouched.items())[10:])
+    mail.out.on_answer(0.1, ANN, waiting[10:])
+    assert mail.out.empty
+    assert mail.out.wake_at() == float("inf")
 
 
 def test_nothing_is_sent_to_who_is_gone(mail: Mail) -> None:

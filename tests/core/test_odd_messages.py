@@ -53,7 +53,7 @@ def node() -> Node:
         )
     made.receive(0.0, Envelope(IDS[2], made.id, m.Leaving("bye", False)))
     made.receive(0.0, Envelope(IDS[0], made.id, m.Steal(1, 5, True)))
-    made.give(0.0, IDS[0], 1, [(number, None, SPEC) for number in range(3)], [])
+    made.give(0.0, IDS[0], 1, [v.OwnTask(number, None, SPEC) for number in range(3)], [])
     grant = m.Grant(0, (v.GrantedTask(IDS[1], 1, Token(0, 1), SPEC),))
     assert any(isinstance(each, Enqueue) for each in made.receive(0.0, Envelope(IDS[1], made.id, grant)))
     return made

@@ -291,10 +291,10 @@ class Custodian:
                 passed = self.held.on_accept(sender, TaskKey(entry.owner, entry.serial), entry.token)
                 if passed is not None:
                     effects.append(Passed(passed.key))
-        self.deliveries.on_answer(sender, message.entries)
+        self.deliveries.on_answer(now, sender, message.entries)
         return effects
 
-    def on_reject(self, _: float, sender: NodeId, message: Reject) -> list[Effect]:
+    def on_reject(self, now: float, sender: NodeId, message: Reject) -> list[Effect]:
         """A thief does not take tasks that were granted from here."""
         effects: list[Effect] = []
         queued: list[Held] = []
@@ -307,7 +307,7 @@ class Custodian:
                 record = self.held.on_reject(sender, TaskKey(entry.owner, entry.serial), entry.token)
                 if record is not None:
                     queued.append(record)
-        self.deliveries.on_answer(sender, message.entries)
+        self.deliveries.on_answer(now, sender, message.entries)
         return effects + self._enqueue(queued)
 
     def on_result(self, now: float, sender: NodeId, message: Result) -> list[Effect]:
@@ -346,12 +346,12 @@ class Custodian:
         """An owner wants values that were kept."""
         return self.hand_over(now, [TaskKey(sender, serial) for serial in message.serials])
 
-    def on_result_ack(self, _: float, sender: NodeId, message: ResultAck) -> list[Effect]:
+    def on_result_ack(self, now: float, sender: NodeId, message: ResultAck) -> list[Effect]:
         """An owner has outcomes."""
         for serial in message.serials:
             key = TaskKey(sender, serial)
             self.held.on_result_ack(key)
-            self.deliveries.on_result_ack(key)
+            self.deliveries.on_result_ack(now, key)
         return []
 
     def on_holding(self, now: float, sender: NodeId, message: Holding) -> list[Effect]:

@@ -62,9 +62,7 @@ class Mutation:
 
 
 def _no_grants_due(self: Deliveries, now: float) -> tuple[list[Any], list[Held]]:  # noqa: ARG001
-    for pending in self._grants.values():
-        for grant in pending:
-            grant.resend_at = float("inf")
+    self._due.clear()
     return [], []
 
 
