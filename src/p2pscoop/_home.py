@@ -220,10 +220,9 @@ class Home:
         """See `Port`. What the thief's own results made ready comes first."""
         reserved = self.migration.take_reserved(thief)
         own, guests = self.scheduler.take(max(0, count_max - len(reserved)) if reserved else count_max)
-        if not (reserved or own or guests):
+        if not (reserved or own or guests or self.scheduler.resting):
             # The main thread may be busy for long before it can see to the program that they wait for.
-            waiting = self.programs.parked() - self.scheduler.resting
-            guests = self.programs.take(half(waiting, count_max))
+            guests = self.programs.take(half(self.programs.parked(), count_max))
         for guest in guests:
             self._queued.pop(guest.key, None)
         return [*reserved, *own], guests
