@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any
 
-from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import (
     CANCELLED,
@@ -38,7 +39,8 @@ from p2pscoop._port import Guest
 from p2pscoop._programs import Programs
 from p2pscoop._runtime import ASK_PROGRAM, Runtime
 from p2pscoop._scheduler import Scheduler
-from p2pscoop.errors import PayloadError, TaskError
+from p2pscoop._shipping import Shipping
+from p2pscoop.errors import CodeMismatchError, PayloadError, TaskError
 
 __all__ = ["Home"]
 
@@ -84,8 +86,33 @@ class Home:
         """Guests that were started."""
         self._queued: dict[TaskKey, Guest] = {}
         self.programs = Programs()
+        self._loading = NOBODY
+        """The program whose pickles are being read; NOBODY: none."""
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
+
+    def ship(self) -> None:
+        """Have modules that are not here come from their programs' origins. For a process that is no origin."""
+        self.programs.shipping = Shipping(self.runtime, self._program, self._is_busy)
+        self.programs.shipping.install()
+
+    def _program(self) -> NodeId:
+        """The program whose code runs, or is being unpickled."""
+        me = self.runtime.node.id
+        program = program_of(self.scheduler.task, me) if self._loading == NOBODY else self._loading
+        return self.programs.current if program == me else program
+
+    def _is_busy(self, program: NodeId) -> bool:
+        return any(task._program == program for task in list(self._hosted.values()))
+
+    @contextlib.contextmanager
+    def _code_of(self, program: NodeId) -> Iterator[None]:
+        """What is imported meanwhile is this program's, whichever task runs."""
+        before, self._loading = self._loading, program
+        try:
+            yield
+        finally:
+            self._loading = before
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -107,23 +134,38 @@ class Home:
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
             return None
-        self.programs.enter(guest.spec.program)
+        program = guest.spec.program
+        self.programs.enter(program)
+        problem: Exception | None = self.programs.conflict(program)
+        if problem is not None:
+            self._cannot_begin(key, problem)
+            return None
+        with self._code_of(program):
+            return self._unpack(guest)
+
+    def _unpack(self, guest: Guest) -> Future[Any] | None:
         if guest.spec.kind is SpecKind.CONTINUATION:
             return self._begin_continuation(guest)
         try:
             work, args, kwargs, path = decode_spec(guest.spec)
+        except CodeMismatchError as error:
+            self._cannot_begin(guest.key, error)
+            return None
         except BaseException as error:
             # User code runs when a pickle is loaded, so anything may come out of it.
             problem = TaskError(
                 f"the task cannot be unpickled on node {self.runtime.name}: {type(error).__name__}: {error}"
             )
             problem.__cause__ = error
-            outcome = encode_error(problem, self._where)
-            self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+            self._cannot_begin(guest.key, problem)
             return None
         future = make_future(self.scheduler, work, args, kwargs, None, 0)
         future._path = path
-        return self._host(future, key, name_of(work), guest.spec.program)
+        return self._host(future, guest.key, name_of(work), guest.spec.program)
+
+    def _cannot_begin(self, key: TaskKey, problem: Exception) -> None:
+        outcome = encode_error(problem, self._where)
+        self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
 
     def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
         """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
@@ -265,7 +307,9 @@ class Home:
             self.migration.settled(task)
             if task._state < DONE:
                 task._holder = holder
-            self.scheduler.settle(task, *decode_outcome(outcome))
+            with self._code_of(program_of(task, self.runtime.node.id)):
+                state, value = decode_outcome(outcome)
+            self.scheduler.settle(task, state, value)
             del task._arrived
 
         self.scheduler.call_soon(settle)
@@ -389,7 +433,8 @@ class Home:
         """What a program needs has come: in the home thread, since user code may run."""
 
         def prepare() -> None:
-            problem = self.programs.prepare(origin, data)
+            with self._code_of(origin):
+                problem = self.programs.prepare(origin, data)
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:

@@ -41,6 +41,7 @@ from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey, cluster_tag
 from p2pscoop._shortage import Shortage
+from p2pscoop._sources import MARK, Sources
 from p2pscoop._transport import TCP_SCHEME, TLS_SCHEME, NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
@@ -99,6 +100,7 @@ class NodeStatistics:
         requeued: own tasks that it took back because their holder was lost.
         continuations_given: suspended tasks among those that it gave, which went on elsewhere.
         constants_sent: shared constants that it sent to other nodes.
+        modules_sent: modules of its program whose source it sent to other nodes.
     """
 
     id: str
@@ -111,6 +113,7 @@ class NodeStatistics:
     requeued: int = 0
     continuations_given: int = 0
     constants_sent: int = 0
+    modules_sent: int = 0
 
 
 class _Inquiry(NamedTuple):
@@ -204,6 +207,9 @@ class Runtime:
         )
         self._secure = bool(keys)
         self._program = program
+        self._sources = Sources() if origin else None
+        if self._sources is not None:
+            self._sources.note_imported()
         info = PeerInfo(
             id=node_id,
             name=name,
@@ -575,6 +581,7 @@ class Runtime:
             **asdict(self.node.counters),
             **self.port.counters(),
             "constants_sent": sum(each.sent for each in self._constants.values()),
+            "modules_sent": 0 if self._sources is None else self._sources.sent,
         }
 
     def _report(self, peer: NodeId, query: int) -> None:
@@ -620,14 +627,18 @@ class Runtime:
         """A program has ended."""
         self._constants.pop(origin, None)
 
-    def inquire(self, peer: NodeId, question: bytes, on_answer: Callable[[bytes], None]) -> None:
+    def inquire(self, peer: NodeId, question: bytes, on_answer: Callable[[bytes], None]) -> int:
         """Ask a peer until it answers or is gone. `on_answer` is called in a thread of this runtime's.
 
         May be called while the core is locked.
+
+        Returns:
+            The number of the question, by which it can be forgotten.
         """
         query = self.question(on_answer)
         self._inquiries[query] = _Inquiry(peer, question, time.monotonic(), _INQUIRY_RESEND_S)
         self._ring()
+        return query
 
     def _send_inquiries(self, now: float) -> None:
         for query, inquiry in list(self._inquiries.items()):
@@ -651,9 +662,16 @@ class Runtime:
                 self._on_leave()
         elif question == ASK_PROGRAM:
             answer = self._program
+            if self._sources is not None:
+                self._sources.note_imported()
         else:
             origin, question = question[:NODE_ID_SIZE], question[NODE_ID_SIZE:]
             if self.node.membership.is_gone(origin):
+                return
+            if question.startswith(MARK):
+                if self._sources is not None and origin == self.node.id:
+                    reply = self._sources.answer(question)
+                    self.do(lambda _: self.node.answer(peer, query, reply))
                 return
             answer = self.constants(origin).answer(time.monotonic(), peer, question)
         if answer is not None:

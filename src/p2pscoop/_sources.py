@@ -1,0 +1,256 @@
+"""The modules of a program's own directories, as its origin has them, and what it tells nodes of them.
+
+A node asks by name, and for a module's text by name and the hash that it was told. Only Python source is given
+out, and only of modules that an `import` at the origin finds in one of the program's own directories: entries of
+`sys.path` that belong neither to the standard library nor to installed packages. A name is a dotted row of
+identifiers, so that none leads out of them.
+
+What counts is what the origin runs. The text of a module is read once: when the program's runtime starts, or when
+a node asks what the program needs, if the module has been imported by then; at the latest when a node asks for it.
+An edit between the import and that is not noticed; a later one has no effect on the program.
+
+Decides what to answer; sends nothing, and imports nothing. Any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Collection, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec, PathFinder
+from typing import NamedTuple
+
+import msgpack
+
+from p2pscoop.errors import RemoteProtocolError
+
+__all__ = ["MARK", "Kind", "Place", "Sources", "digest_of", "is_within", "places_of", "read_names", "read_place"]
+__all__ += ["ask_names", "ask_place", "ask_source"]
+
+MARK = b"#"
+"""What questions about modules begin with, after the id of the origin. No message of msgpack's arrays does."""
+
+SOURCE_MAX = 16 * 2**20
+"""Bytes of one module."""
+
+NAMES_MAX = 10_000
+"""Of a program's directories. Where there are more, nodes ask for each name."""
+
+_PACKAGE = "p2pscoop"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+class Kind:
+    """What a module of a program is."""
+
+    MODULE = "module"
+    PACKAGE = "package"
+    NAMESPACE = "namespace"
+    """A directory without `__init__.py`."""
+    OTHER = "other"
+    """Not Python source in a file of its own: compiled, in an archive, or too large."""
+
+
+class Place(NamedTuple):
+    """Where the origin has a module.
+
+    Attributes:
+        kind: see `Kind`.
+        file: its file there; of a namespace package its directory.
+        digest: of its source; empty if it has none.
+    """
+
+    kind: str
+    file: str
+    digest: bytes
+
+
+def digest_of(source: bytes) -> bytes:
+    """What names a source."""
+    return hashlib.sha256(source).digest()
+
+
+def is_within(file: str, own: Collection[str], others: Collection[str]) -> bool:
+    """Whether a module's file, itself or in a package, belongs to one of a program's entries of `sys.path`.
+
+    An entry of the others may lie within one of the program's: an environment within a project, say, or the Python
+    of a user within the home directory. The nearest counts.
+    """
+    directory = os.path.dirname(file)
+    while directory not in own:
+        parent = os.path.dirname(directory)
+        if parent == directory or directory in others or "site-packages" in os.path.basename(directory):
+            return False
+        directory = parent
+    return True
+
+
+def places_of(path: Collection[str]) -> tuple[list[str], list[str]]:
+    """The entries of a `sys.path` that are a program's own, and the others."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    own: list[str] = []
+    others: list[str] = []
+    for entry in path:
+        place = os.path.abspath(entry)  # An empty entry is the working directory.
+        installed = not _INSTALLED.isdisjoint(place.split(os.sep))
+        standard = any(place == each or place.startswith(each + os.sep) for each in libraries)
+        archive = os.path.basename(place) == f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+        (others if installed or standard or archive else own).append(place)
+    return own, others
+
+
+def ask_names() -> bytes:
+    """The question for the names in the program's directories."""
+    return _question("names")
+
+
+def ask_place(name: str) -> bytes:
+    """The question where a module is."""
+    return _question("place", name)
+
+
+def ask_source(name: str, digest: bytes) -> bytes:
+    """The question for the source of a module."""
+    return _question("source", name, digest)
+
+
+def _question(*words: object) -> bytes:
+    return MARK + bytes(msgpack.packb(words))
+
+
+def read_names(answer: bytes) -> frozenset[str] | None:
+    """The answer to `ask_names`; None if they are too many."""
+    names = msgpack.unpackb(answer)
+    return None if names is None else frozenset(names)
+
+
+def read_place(answer: bytes) -> Place | None:
+    """The answer to `ask_place`; None if the program has no such module of its own."""
+    place = msgpack.unpackb(answer)
+    return None if place is None else Place(*place)
+
+
+class Sources:
+    """The modules of this process's program."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[Place, bytes]] = {}
+        self.sent = 0
+        """Sources that were given out."""
+
+    def note_imported(self) -> None:
+        """Read the modules that have been imported by now."""
+        own, others = places_of(sys.path)
+        starts = tuple(own)
+        for name, module in list(sys.modules.items()):
+            spec = getattr(module, "__spec__", None)
+            file = getattr(spec, "origin", None)
+            # By far most modules are not the program's: the cheap question first.
+            if type(file) is str and file.startswith(starts) and is_within(file, own, others):
+                self._place(name)
+
+    def answer(self, question: bytes) -> bytes:
+        """What to answer a node.
+
+        Raises:
+            RemoteProtocolError: the question cannot be read.
+        """
+        try:
+            words = msgpack.unpackb(question[len(MARK) :])
+        except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+            raise RemoteProtocolError(f"a question for a module that cannot be read: {error}") from error
+        match words:
+            case ["names"]:
+                names = self._names()
+                return bytes(msgpack.packb(None if names is None else sorted(names)))
+            case ["place", str(name)]:
+                place = self._place(name)
+                return bytes(msgpack.packb(None if place is None else tuple(place)))
+            case ["source", str(name), bytes(digest)]:
+                place, source = self._known.get(name, (None, b""))
+                if place is None or place.digest != digest:
+                    return b""
+                self.sent += 1
+                return source
+        raise RemoteProtocolError("a question for a module that is none")
+
+    def _names(self) -> set[str] | None:
+        """The top-level modules that there may be in the program's directories."""
+        names: set[str] = set()
+        own, _ = places_of(sys.path)
+        for name in _top_levels(own):
+            names.add(name)
+            if len(names) > NAMES_MAX:
+                return None
+        return names
+
+    def _place(self, name: str) -> Place | None:
+        top = name.partition(".")[0]
+        if top in (_PACKAGE, "__main__") or not all(part.isidentifier() for part in name.split(".")):
+            return None
+        with self._lock:
+            if name not in self._known:
+                found = _find(name)
+                if found is None:
+                    return None
+                self._known[name] = found
+            return self._known[name][0]
+
+
+def _top_levels(directories: Collection[str]) -> Iterator[str]:
+    for directory in directories:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    name, dot, _ = entry.name.partition(".")
+                    suffixes = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
+                    is_module = entry.name.endswith(suffixes) if dot else entry.is_dir()
+                    if is_module and name.isidentifier() and name not in (_PACKAGE, "__pycache__"):
+                        yield name
+        except OSError:
+            continue  # Not a directory, or not for this user.
+
+
+def _find(name: str) -> tuple[Place, bytes] | None:
+    """A module of the program's own, and its source."""
+    spec = _spec_of(name)
+    if spec is None:
+        return None
+    own, others = places_of(sys.path)
+    if spec.origin is None or not spec.has_location:
+        places = [
+            place for place in spec.submodule_search_locations or () if is_within(place + os.sep, own, others)
+        ]
+        return (Place(Kind.NAMESPACE, places[0], b""), b"") if places else None
+    if not is_within(spec.origin, own, others):
+        return None
+    if not spec.origin.endswith(tuple(SOURCE_SUFFIXES)) or not os.path.isfile(spec.origin):
+        return Place(Kind.OTHER, spec.origin, b""), b""
+    try:
+        with open(spec.origin, "rb") as file:
+            source = file.read(SOURCE_MAX + 1)
+    except OSError:
+        return Place(Kind.OTHER, spec.origin, b""), b""
+    if len(source) > SOURCE_MAX:
+        return Place(Kind.OTHER, spec.origin, b""), b""
+    kind = Kind.MODULE if spec.submodule_search_locations is None else Kind.PACKAGE
+    return Place(kind, spec.origin, digest_of(source)), source
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    """What an import of this name would find here, without importing anything."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if isinstance(spec, ModuleSpec):
+        return spec
+    parent, dot, _ = name.rpartition(".")
+    if not dot:
+        return PathFinder.find_spec(name)
+    above = _spec_of(parent)
+    if above is None or above.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(name, above.submodule_search_locations)
