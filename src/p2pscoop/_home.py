@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -87,7 +86,7 @@ class Home:
         self._queued: dict[TaskKey, Guest] = {}
         self.programs = Programs()
         self._loading = NOBODY
-        """The program whose pickles are being read; NOBODY: none."""
+        """The program whose pickles are being read, whichever task runs; NOBODY: none."""
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
 
@@ -104,15 +103,6 @@ class Home:
 
     def _is_busy(self, program: NodeId) -> bool:
         return any(task._program == program for task in list(self._hosted.values()))
-
-    @contextlib.contextmanager
-    def _code_of(self, program: NodeId) -> Iterator[None]:
-        """What is imported meanwhile is this program's, whichever task runs."""
-        before, self._loading = self._loading, program
-        try:
-            yield
-        finally:
-            self._loading = before
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -140,8 +130,11 @@ class Home:
         if problem is not None:
             self._cannot_begin(key, problem)
             return None
-        with self._code_of(program):
+        before, self._loading = self._loading, program
+        try:
             return self._unpack(guest)
+        finally:
+            self._loading = before
 
     def _unpack(self, guest: Guest) -> Future[Any] | None:
         if guest.spec.kind is SpecKind.CONTINUATION:
@@ -307,8 +300,9 @@ class Home:
             self.migration.settled(task)
             if task._state < DONE:
                 task._holder = holder
-            with self._code_of(program_of(task, self.runtime.node.id)):
-                state, value = decode_outcome(outcome)
+            before, self._loading = self._loading, program_of(task, self.runtime.node.id)
+            state, value = decode_outcome(outcome)
+            self._loading = before
             self.scheduler.settle(task, state, value)
             del task._arrived
 
@@ -433,8 +427,9 @@ class Home:
         """What a program needs has come: in the home thread, since user code may run."""
 
         def prepare() -> None:
-            with self._code_of(origin):
-                problem = self.programs.prepare(origin, data)
+            before, self._loading = self._loading, origin
+            problem = self.programs.prepare(origin, data)
+            self._loading = before
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:

@@ -235,6 +235,8 @@ class Shipping(importlib.abc.MetaPathFinder):
             return None  # Not for this user.
         if digest == place.digest:
             return spec
+        if digest == place.edited:
+            return None  # The origin's own file, which has been edited since the program has read it.
         raise CodeMismatchError(
             f"the module {name} is not the same on all nodes: {self._origin(program)} has {place.file}, and on "
             f"{_machine.host_name()} {_file_of(spec)} has other content; make them the same and start the program "

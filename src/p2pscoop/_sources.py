@@ -7,7 +7,8 @@ identifiers, so that none leads out of them.
 
 What counts is what the origin runs. The text of a module is read once: when the program's runtime starts, or when
 a node asks what the program needs, if the module has been imported by then; at the latest when a node asks for it.
-An edit between the import and that is not noticed; a later one has no effect on the program.
+An edit between the import and that is not noticed; a later one has no effect on the program, and where nodes see
+the same file, they are told that it is the one that was edited.
 
 Decides what to answer; sends nothing, and imports nothing. Any thread.
 """
@@ -60,12 +61,15 @@ class Place(NamedTuple):
     Attributes:
         kind: see `Kind`.
         file: its file there; of a namespace package its directory.
-        digest: of its source; empty if it has none.
+        digest: of its source, as the program has it. If that is not given out, it stands for the file, and is
+            empty for a directory.
+        edited: of what the file has in it by now, if that is something else; otherwise empty.
     """
 
     kind: str
     file: str
     digest: bytes
+    edited: bytes = b""
 
 
 def digest_of(source: bytes) -> bytes:
@@ -169,6 +173,9 @@ class Sources:
                 return bytes(msgpack.packb(None if names is None else sorted(names)))
             case ["place", str(name)]:
                 place = self._place(name)
+                if place is not None and place.kind in (Kind.MODULE, Kind.PACKAGE):
+                    now = digest_of(_read(place.file) or b"")
+                    place = place._replace(edited=b"" if now == place.digest else now)
                 return bytes(msgpack.packb(None if place is None else tuple(place)))
             case ["source", str(name), bytes(digest)]:
                 place, source = self._known.get(name, (None, b""))
@@ -222,23 +229,27 @@ def _find(name: str) -> tuple[Place, bytes] | None:
         return None
     own, others = places_of(sys.path)
     if spec.origin is None or not spec.has_location:
-        places = [
-            place for place in spec.submodule_search_locations or () if is_within(place + os.sep, own, others)
-        ]
+        locations = list(spec.submodule_search_locations or ())
+        places = [place for place in locations if is_within(os.path.join(place, ""), own, others)]
         return (Place(Kind.NAMESPACE, places[0], b""), b"") if places else None
-    if not is_within(spec.origin, own, others):
+    file = os.path.abspath(spec.origin)
+    if not is_within(file, own, others):
         return None
-    if not spec.origin.endswith(tuple(SOURCE_SUFFIXES)) or not os.path.isfile(spec.origin):
-        return Place(Kind.OTHER, spec.origin, b""), b""
-    try:
-        with open(spec.origin, "rb") as file:
-            source = file.read(SOURCE_MAX + 1)
-    except OSError:
-        return Place(Kind.OTHER, spec.origin, b""), b""
-    if len(source) > SOURCE_MAX:
-        return Place(Kind.OTHER, spec.origin, b""), b""
+    source = _read(file) if file.endswith(tuple(SOURCE_SUFFIXES)) else None
+    if source is None:
+        return Place(Kind.OTHER, file, digest_of(os.fsencode(file))), b""
     kind = Kind.MODULE if spec.submodule_search_locations is None else Kind.PACKAGE
-    return Place(kind, spec.origin, digest_of(source)), source
+    return Place(kind, file, digest_of(source)), source
+
+
+def _read(file: str) -> bytes | None:
+    """A source that can be sent."""
+    try:
+        with open(file, "rb") as stream:
+            source = stream.read(SOURCE_MAX + 1)
+    except OSError:
+        return None
+    return source if len(source) <= SOURCE_MAX else None
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
