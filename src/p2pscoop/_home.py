@@ -126,10 +126,6 @@ class Home:
             return None
         program = guest.spec.program
         self.programs.enter(program)
-        problem: Exception | None = self.programs.conflict(program)
-        if problem is not None:
-            self._cannot_begin(key, problem)
-            return None
         before, self._loading = self._loading, program
         try:
             return self._unpack(guest)
@@ -137,9 +133,12 @@ class Home:
             self._loading = before
 
     def _unpack(self, guest: Guest) -> Future[Any] | None:
+        conflict = self.programs.conflict(guest.spec.program)
         if guest.spec.kind is SpecKind.CONTINUATION:
-            return self._begin_continuation(guest)
+            return self._begin_continuation(guest, conflict)
         try:
+            if conflict is not None:
+                raise conflict
             work, args, kwargs, path = decode_spec(guest.spec)
         except CodeMismatchError as error:
             self._cannot_begin(guest.key, error)
@@ -160,10 +159,10 @@ class Home:
         outcome = encode_error(problem, self._where)
         self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
 
-    def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
+    def _begin_continuation(self, guest: Guest, conflict: CodeMismatchError | None) -> Future[Any] | None:
         """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
         future: Future[Any] = make_future(self.scheduler, None, (), {}, None, 0)
-        problem = self.migration.begin(future, guest)
+        problem = conflict or self.migration.begin(future, guest)
         if problem is not None:
             logger.warning("%s: a continuation cannot go on here: %s", self.runtime.name, problem)
             self.runtime.do(lambda now: self.runtime.node.bounce(now, guest.key))

@@ -151,8 +151,7 @@ class Sources:
         own, others = places_of(sys.path)
         starts = tuple(own)
         for name, module in list(sys.modules.items()):
-            spec = getattr(module, "__spec__", None)
-            file = getattr(spec, "origin", None)
+            file = getattr(_spec_in(module), "origin", None)
             # By far most modules are not the program's: the cheap question first.
             if type(file) is str and file.startswith(starts) and is_within(file, own, others):
                 self._place(name)
@@ -254,9 +253,8 @@ def _read(file: str) -> bytes | None:
 
 def _spec_of(name: str) -> ModuleSpec | None:
     """What an import of this name would find here, without importing anything."""
-    module = sys.modules.get(name)
-    spec = getattr(module, "__spec__", None)
-    if isinstance(spec, ModuleSpec):
+    spec = _spec_in(sys.modules.get(name))
+    if spec is not None:
         return spec
     parent, dot, _ = name.rpartition(".")
     if not dot:
@@ -265,3 +263,9 @@ def _spec_of(name: str) -> ModuleSpec | None:
     if above is None or above.submodule_search_locations is None:
         return None
     return PathFinder.find_spec(name, above.submodule_search_locations)
+
+
+def _spec_in(module: object) -> ModuleSpec | None:
+    """How a module came here. Not `getattr`: that runs what a module does to import its parts late."""
+    spec = getattr(module, "__dict__", {}).get("__spec__")
+    return spec if isinstance(spec, ModuleSpec) else None
