@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.common import Result, report
 
-NAMES = ("spawn", "continuation", "start", "secure", "idle", "exits", "scaling", "scoop", "chaos")
+NAMES = ("spawn", "continuation", "start", "secure", "idle", "exits", "scaling", "scoop", "chaos", "strangers")
 
 
 def main() -> None:
@@ -19,12 +19,16 @@ def main() -> None:
     chaos.add_argument("--runs", type=int, default=4, help="programs with kills  [default: %(default)s]")
     chaos.add_argument("--seconds", type=float, default=30.0, help="of each  [default: %(default)s]")
     chaos.add_argument("--nodes", type=int, default=8, help="of each  [default: %(default)s]")
+    strangers = parser.add_argument_group("strangers")
+    strangers.add_argument("--count", type=int, default=10_000, help="how many call  [default: %(default)s]")
     options = parser.parse_args()
-    of_chaos = {"runs": options.runs, "seconds": options.seconds, "nodes": options.nodes}
+    settings = {
+        "chaos": {"runs": options.runs, "seconds": options.seconds, "nodes": options.nodes},
+        "strangers": {"count": options.count},
+    }
     results: list[Result] = []
     for name in options.names or NAMES:
-        settings = of_chaos if name == "chaos" else {}
-        results += importlib.import_module(f"benchmarks.{name}").run(**settings)
+        results += importlib.import_module(f"benchmarks.{name}").run(**settings.get(name, {}))
     report(results)
 
 

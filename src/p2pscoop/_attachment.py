@@ -140,5 +140,10 @@ def diagnose(seed: str, *, secured: bool, timeout_s: float = 5.0) -> str:
     except OSError as error:
         return f"{where} cannot be reached ({error.strerror or error})"
     if secured:
-        return f"{where} does not answer: it has another key (see `p2pscoop keygen --show`), or runs --insecure"
-    return f"{where} does not answer: it has a key, and so needs one here, or is no node"
+        return (
+            f"{where} does not answer: it has another key (see `p2pscoop keygen --show`), runs --insecure, "
+            "or does not reach this machine"
+        )
+    return (
+        f"{where} does not answer: it has a key, and so needs one here, is no node, or does not reach this machine"
+    )

@@ -19,8 +19,8 @@ __all__ = ["Hints"]
 
 _REMEMBERED_MAX = 256
 _AT_ONCE_MAX = 16
-_TRIES_MAX = 5
-_PAUSE_S = 1.0
+_TRIES_MAX = 4
+_PAUSE_S = 0.5
 """After the first greeting; doubles each time."""
 
 

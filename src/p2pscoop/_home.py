@@ -39,7 +39,7 @@ from p2pscoop._programs import Programs
 from p2pscoop._runtime import ASK_PROGRAM, Runtime
 from p2pscoop._scheduler import Scheduler
 from p2pscoop._shipping import Shipping
-from p2pscoop.errors import CodeMismatchError, PayloadError, TaskError
+from p2pscoop.errors import CodeMismatchError, PayloadError, ShutdownError, TaskError
 
 __all__ = ["Home"]
 
@@ -56,8 +56,8 @@ class Home:
         interruptible: whether a `KeyboardInterrupt` here is a person's.
         path: of the main program's task.
         on_refused: called (in the home thread) with the reason if the cluster does not want this node.
-        on_alone: called, in any thread, when no origin is left, with the last one, and whether it said goodbye.
-        on_origin: called, in any thread, when an origin is there.
+        on_origin: called, in any thread, with an origin that is there.
+        on_origin_gone: called, in any thread, with an origin that is gone, and whether it said goodbye.
         on_broken: called (in the home thread) when the program's initializer raised here.
         on_cancelled: called (in any thread) with a guest that runs and need not run any further.
     """
@@ -68,8 +68,8 @@ class Home:
         interruptible: bool,
         path: bytes,
         on_refused: Callable[[str], None] | None = None,
-        on_alone: Callable[[PeerInfo, bool], None] | None = None,
-        on_origin: Callable[[], None] | None = None,
+        on_origin: Callable[[PeerInfo], None] | None = None,
+        on_origin_gone: Callable[[PeerInfo, bool], None] | None = None,
         on_broken: Callable[[str], None] | None = None,
         on_cancelled: Callable[[Future[Any]], None] | None = None,
     ) -> None:
@@ -77,8 +77,8 @@ class Home:
         self.scheduler = Scheduler(self, path=path, interruptible=interruptible)
         self.is_member = threading.Event()
         self._on_refused = on_refused
-        self._on_alone = on_alone
         self._on_origin = on_origin
+        self._on_origin_gone = on_origin_gone
         self._on_broken = on_broken
         self._on_cancelled = on_cancelled
         self._hosted: dict[TaskKey, Future[Any]] = {}
@@ -87,6 +87,8 @@ class Home:
         self.programs = Programs()
         self._loading = NOBODY
         """The program whose pickles are being read, whichever task runs; NOBODY: none."""
+        self._dropped: set[NodeId] = set()
+        """Programs that have ended; tasks of theirs may still come from nodes that have not heard of it."""
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
 
@@ -125,6 +127,9 @@ class Home:
         if not self.runtime.begin(key):
             return None
         program = guest.spec.program
+        if program in self._dropped:
+            self._cannot_begin(key, ShutdownError("the program of this task has ended"))
+            return None
         self.programs.enter(program)
         before, self._loading = self._loading, program
         try:
@@ -382,6 +387,13 @@ class Home:
                 if self._on_cancelled is not None:
                     self._on_cancelled(guest)
 
+    def drop(self, origin: NodeId) -> None:
+        """A program has ended: what runs of it is interrupted, and with it what it has spawned. Any thread."""
+        membership = self.runtime.node.membership
+        self._dropped = {origin, *(each for each in self._dropped if each in membership)}
+        hosted = list(self._hosted.items())
+        self.interrupt([key for key, future in hosted if getattr(future, "_program", None) == origin])
+
     def hosts(self, task: Future[Any]) -> bool:
         """Whether a guest, or a task of this node's own whose time is up, runs here still. Any thread."""
         key = self.key_of(task)
@@ -449,8 +461,10 @@ class Home:
     def arrived(self, info: PeerInfo) -> None:
         """See `Port`."""
         logger.info("%s: %s is there (%s, pid %d)", self.runtime.name, info.name, info.host, info.pid)
-        if info.origin and self._on_origin is not None:
-            self._on_origin()
+        if info.origin:
+            self._dropped.discard(info.id)
+            if self._on_origin is not None:
+                self._on_origin(info)
         if self.programs.awaits(info.id):
             self.runtime.inquire(info.id, ASK_PROGRAM, partial(self._prepare, info.id))
 
@@ -462,9 +476,8 @@ class Home:
             return
         self.runtime.forget_constants(info.id)
         self.scheduler.call_soon(lambda: self.programs.forget(info.id))
-        membership = self.runtime.node.membership
-        if not membership.origins() and not membership.residents() and self._on_alone is not None:
-            self._on_alone(info, reason is not None)
+        if self._on_origin_gone is not None:
+            self._on_origin_gone(info, reason is not None)
 
     # ------------------------------------------------------------------------------- home thread again
 

@@ -137,9 +137,10 @@ def make_directory() -> str:
     return tempfile.mkdtemp(prefix="p2pscoop-", dir=base)
 
 
-def remove_directory(path: str) -> None:
-    """Remove such a directory and the sockets in it."""
-    shutil.rmtree(path, ignore_errors=True)
+def remove_directory(path: str | None) -> None:
+    """Remove such a directory, if there is one, and the sockets in it."""
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_traces(directory: str, addresses: Sequence[str]) -> None:

@@ -61,15 +61,15 @@ class _Process:
             interruptible=False,
             path=b"",
             on_refused=self._on_refused,
-            on_alone=self._on_alone,
-            on_origin=lambda: self._reunion.found(),
+            on_origin=lambda origin: self._reunion.found(origin),
+            on_origin_gone=self._on_origin_gone,
             on_broken=self._on_broken,
             on_cancelled=lambda task: self._pursuit.begin(task),
         )
         self._pursuit = Pursuit(self.home.scheduler, self.home.hosts, self._give_way)
         self.home.scheduler.pursue = self._pursuit.begin
 
-        self._reunion = Reunion(config.name, config.directory, self._call, self._on_not_found)
+        self._reunion = Reunion(config.name, config.directory, self._call, self._on_ended)
 
     def run(self, tether: IO[bytes]) -> int:
         config, home = self._config, self.home
@@ -190,23 +190,22 @@ class _Process:
                 self.home.scheduler.call_soon(self._leave)
         self._vanish()
 
-    def _on_alone(self, origin: PeerInfo, told: bool) -> None:
-        """The last origin is gone, or out of reach."""
+    def _on_origin_gone(self, origin: PeerInfo, told: bool) -> None:
+        """It said goodbye, or is out of reach."""
         if told:
-            self._on_ended()
+            self._on_ended(origin)
         else:
             self._reunion.lost(origin)
 
     def _call(self, origin: PeerInfo) -> None:
         self.home.runtime.do(lambda _: self.home.runtime.node.call(origin.id))
 
-    def _on_not_found(self) -> None:
+    def _on_ended(self, origin: PeerInfo) -> None:
+        """A program has ended. This node is there for others; or it goes, and what runs may soon end."""
         membership = self.home.runtime.node.membership
-        if not membership.origins() and not membership.residents():
-            self._on_ended()
-
-    def _on_ended(self) -> None:
-        """The program has ended. What runs may end, but not for ever."""
+        if membership.origins() or membership.residents():
+            self.home.drop(origin.id)
+            return
         self.home.scheduler.call_soon(lambda: self._end(EXIT_LEFT, "the program has ended"))
         patience = threading.Timer(ALONE_GRACE_S, self._vanish)
         patience.daemon = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from p2pscoop import _machine
 from p2pscoop._attachment import JOIN_S, Attachment, explain
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._core.values import MemberEntry
@@ -29,14 +28,13 @@ class Observer:
     """
 
     def __init__(self, attached: Attachment) -> None:
-        self._directory = _machine.make_directory()
         self._runtime: Runtime | None = None
         nothing = Pool(lambda: None, lambda _: None, lambda _: None, b"", lambda: NOBODY, initializes=False)
         try:
             self._runtime = Runtime(
                 nothing,
                 name="observer",
-                directory=self._directory,
+                directory=None,
                 seeds=attached.seeds,
                 tcp=(attached.listen, 0),
                 keys=attached.keys,
@@ -59,7 +57,6 @@ class Observer:
         """Leave. Safe to call twice."""
         if self._runtime is not None:
             self._runtime.stop("it has seen what it wanted")
-        _machine.remove_directory(self._directory)
 
     def __enter__(self) -> Observer:
         return self

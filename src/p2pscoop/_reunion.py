@@ -1,8 +1,8 @@
-"""A node that has lost its last origin without a goodbye: has the program ended, or is only the way to it cut?
+"""A node that has lost an origin without a goodbye: has the program ended, or is only the way to it cut?
 
 What can be known is asked at once. An origin on this machine is a process that is there or not. One elsewhere is
 gone if its machine refuses the connection. If neither is known, because nothing answers, or something does, the
-node tries to reach the origin for `REJOIN_S`, and ends when that is over: it must not stay for ever (G5).
+node tries to reach the origin for `REJOIN_S`, and then takes the program for ended: nothing stays for ever (G5).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from p2pscoop._core.ids import NodeId
 from p2pscoop._core.values import PeerInfo
 
 __all__ = ["REJOIN_S", "Reunion", "is_gone"]
@@ -73,28 +74,28 @@ class Reunion:
         name: of the node.
         group: of the node.
         call: says something to an origin that is taken for dead, which answers if it lives.
-        on_ended: called, in a thread of the search, when it is over and none was found.
+        on_ended: called with an origin that was not found, in a thread of the search.
     """
 
     def __init__(
-        self, name: str, group: str, call: Callable[[PeerInfo], None], on_ended: Callable[[], None]
+        self, name: str, group: str, call: Callable[[PeerInfo], None], on_ended: Callable[[PeerInfo], None]
     ) -> None:
         self._name = name
         self._group = group
         self._call = call
         self._on_ended = on_ended
-        self._found = threading.Event()
+        self._searches: dict[NodeId, threading.Event] = {}
 
     def lost(self, origin: PeerInfo) -> None:
-        """The last origin is taken for dead. Any thread."""
-        self._found = threading.Event()
-        threading.Thread(
-            target=self._search, args=(origin, self._found), name="p2pscoop-reunion", daemon=True
-        ).start()
+        """An origin is taken for dead. Any thread."""
+        found = self._searches[origin.id] = threading.Event()
+        threading.Thread(target=self._search, args=(origin, found), name="p2pscoop-reunion", daemon=True).start()
 
-    def found(self) -> None:
+    def found(self, origin: PeerInfo) -> None:
         """An origin is there. Any thread."""
-        self._found.set()
+        search = self._searches.pop(origin.id, None)
+        if search is not None:
+            search.set()
 
     def _search(self, origin: PeerInfo, found: threading.Event) -> None:
         until = time.monotonic() + REJOIN_S
@@ -104,7 +105,7 @@ class Reunion:
             # process is about to be ended.
             if calls == 1:
                 logger.warning(
-                    "%s: lost the connection to %s on %s; this node looks for it for %.0f s, then it ends",
+                    "%s: lost the connection to %s on %s; this node looks for it for %.0f s",
                     self._name,
                     origin.name,
                     origin.host,
@@ -117,4 +118,5 @@ class Reunion:
                     logger.warning("%s: %s is there again", self._name, origin.name)
                 return
         if not found.is_set():
-            self._on_ended()
+            self._searches.pop(origin.id, None)
+            self._on_ended(origin)

@@ -132,6 +132,7 @@ class Runtime:
         port: what runs or submits the tasks.
         name: of the node, for people.
         directory: private directory of this machine's nodes; also names the group whose sockets can be reached.
+            None: this node reaches no other, and is reached, but by TCP.
         seeds: addresses to join at; none for the node that founds the cluster.
         tcp: host and port to listen at, or None.
         keys: of the cluster; without any, connections by TCP are not secured.
@@ -155,7 +156,7 @@ class Runtime:
         port: Port,
         *,
         name: str,
-        directory: str,
+        directory: str | None,
         seeds: Sequence[str] = (),
         tcp: tuple[str, int] | None = None,
         keys: Sequence[ClusterKey] = (),
@@ -196,6 +197,7 @@ class Runtime:
         self._hints = Hints(self._on_greeted_in_vain)
         self._greeted: dict[str, float] = {}
         self._turned_away: set[str] = set()
+        self._one_way: set[NodeId] = set()
         self._in_vain = 0
         self._queries: dict[int, dict[NodeId, dict[str, int]]] = {}
         self._answered = threading.Condition()
@@ -214,7 +216,7 @@ class Runtime:
             id=node_id,
             name=name,
             addresses=self.transport.addresses,
-            group=directory,
+            group=directory or node_id.hex(),
             origin=origin,
             runs_tasks=runs_tasks,
             host=_machine.host_name(),
@@ -761,12 +763,25 @@ class Runtime:
         return self.transport.pump()
 
     def _vouch(self) -> None:
-        """A connection within this machine ends with the process, so those that it leads to are alive."""
-        membership, group = self.node.membership, self.node.info.group
+        """A connection within this machine ends with the process, so those that it leads to are alive.
+
+        So are those elsewhere whose machines acknowledge what is sent to them.
+        """
+        membership, group, now = self.node.membership, self.node.info.group, time.monotonic()
         with self._lock:
             rows = [row for peer in self.node.counterparts if (row := membership.row(peer)) is not None]
-            near = [row.info.id for row in rows if row.info.group == group]
-            self.node.vouch(time.monotonic(), filter(self.transport.is_connected, near))
+            silent = [row.info for row in rows if self.node.is_silent(now, row.info.id)]
+        # Whoever is silent is asked something with every renewal.
+        within_s = 1.5 * self.limits.holding_s
+        living = [
+            info.id
+            for info in silent
+            if self.transport.is_connected(info.id)
+            and (info.group == group or self.transport.is_acknowledged(info.id, within_s))
+        ]
+        if living:
+            with self._lock:
+                self.node.vouch(now, living)
 
     def _due_at(self) -> float:
         """When the keeper has something to do."""
@@ -805,8 +820,24 @@ class Runtime:
         late = time.monotonic() - _CONNECT_TIMEOUT_S
         for peer, since in list(self._dialled.items()):
             if since < late and not peer.startswith(_SEED_PEER) and not self.transport.is_connected(peer):
-                logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+                self._on_no_connection(peer)
                 self._events.append((peer, False))
+
+    def _on_no_connection(self, peer: NodeId) -> None:
+        row = self.node.membership.row(peer)
+        if row is None or not self.node.hears(time.monotonic(), peer) or peer in self._one_way:
+            logger.info("%s: no connection to %s within %s s", self.name, peer.hex(), _CONNECT_TIMEOUT_S)
+            return
+        if len(self._one_way) < _TURNED_AWAY_MAX:
+            self._one_way.add(peer)
+            logger.warning(
+                "%s: %s on %s reaches this node, and is not reached from here at %s: nodes need a way to each "
+                "other; give it --listen ADDR, an address at which it can be reached, or use `run --tunnel`",
+                self.name,
+                row.info.name,
+                row.info.host,
+                ", ".join(address.rpartition("//")[2] for address in self._reachable(row.info)) or "any address",
+            )
 
     def _lose(self, peer: NodeId) -> None:
         self.do(lambda now: self.node.peer_lost(now, peer))

@@ -51,7 +51,7 @@ class Session:
     Attributes:
         home: the node.
         pursuit: what ends tasks that are over their time.
-        directory: private directory of this machine's nodes.
+        directory: private directory of this machine's nodes, if there are any.
         supervisor: None under `p2pscoop run`, whose supervisor is the launcher, and for a single node.
         own: whether this process started it, and so may stop it.
         failed: whether the program ended by an exception, so that nobody waits for what is left.
@@ -59,7 +59,7 @@ class Session:
 
     home: Home
     pursuit: Pursuit
-    directory: str
+    directory: str | None
     supervisor: subprocess.Popen[bytes] | None = None
     own: bool = True
     failed: bool = False
@@ -70,6 +70,8 @@ class Session:
         try:
             if wait and get_ident() == scheduler.thread:
                 scheduler.drain()
+                if logger.isEnabledFor(logging.INFO):
+                    self._summarize()
         finally:
             scheduler.stopped = True
             self.pursuit.close()
@@ -79,6 +81,19 @@ class Session:
             if self.own:
                 _machine.remove_directory(self.directory)
 
+    def _summarize(self) -> None:
+        """What was done, and what had to be done again. What nodes did that are gone is not in it."""
+        nodes = self.home.runtime.statistics()
+        logger.info(
+            "%d tasks on %d nodes; %d went elsewhere, in %d of %d steals; %d came back from nodes that were lost",
+            sum(node.executed for node in nodes),
+            len(nodes),
+            sum(node.stolen for node in nodes),
+            sum(node.steals - node.steals_failed for node in nodes),
+            sum(node.steals for node in nodes),
+            sum(node.requeued for node in nodes),
+        )
+
 
 _session: Session | None = None
 
@@ -86,11 +101,11 @@ _session: Session | None = None
 def start() -> Scheduler:
     """Start a session with nodes of its own, and install its scheduler."""
     attached = attachment(None, None)
-    nodes = 1 if attached is not None else _machine.node_count()
+    if attached is not None:
+        return _attach(attached).home.scheduler
+    nodes = _machine.node_count()
     directory = _machine.make_directory()
     try:
-        if attached is not None:
-            return _attach(directory, attached).home.scheduler
         session = open_session(directory)
         if nodes > 1:
             environment = _machine.limited_environment(nodes)
@@ -101,10 +116,10 @@ def start() -> Scheduler:
     return session.home.scheduler
 
 
-def _attach(directory: str, attached: Attachment) -> Session:
+def _attach(attached: Attachment) -> Session:
     """Become a member of a cluster that is there."""
     session = open_session(
-        directory,
+        None,
         tcp=(attached.listen, 0),
         keys=attached.keys,
         cluster=attached.cluster,
@@ -119,7 +134,7 @@ def _attach(directory: str, attached: Attachment) -> Session:
 
 
 def open_session(
-    directory: str,
+    directory: str | None,
     *,
     tcp: tuple[str, int] | None = None,
     keys: Sequence[ClusterKey] = (),
@@ -130,7 +145,7 @@ def open_session(
     """Make this process an origin.
 
     Args:
-        directory: private directory of this machine's nodes.
+        directory: private directory of this machine's nodes, if there are any.
         tcp: host and port to listen at, or None.
         keys: of the cluster; none if connections by TCP are not secured.
         cluster: its name.

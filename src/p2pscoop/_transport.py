@@ -15,6 +15,10 @@ What NNG does that one would not expect, and what is done about it here:
 - A blocking `dial` of a silent peer may never return: `dial` never blocks here.
 - `close` does not wait for what is queued: whoever has a last word waits for its acknowledgement.
 - Sockets must be closed before the interpreter ends, and must not be touched in a forked child.
+- A handshake that is begun and not finished is never given up: see `_doorman`.
+
+Who may connect: by TCP, whoever has a key (TLS sees to that); by a socket of a file, this user and root, although
+nobody else can enter its directory.
 """
 
 from __future__ import annotations
@@ -22,8 +26,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import logging
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -32,12 +39,16 @@ from typing import Any, Protocol
 
 import pynng
 
+from p2pscoop._acknowledged import is_acknowledged
 from p2pscoop._core.fragments import Assembler, cut
 from p2pscoop._core.limits import Limits
+from p2pscoop._doorman import Doorman, Place
 from p2pscoop._security import ClusterKey
 from p2pscoop.errors import ConfigurationError, StartError
 
 __all__ = ["TCP_SCHEME", "TLS_SCHEME", "LinkEvent", "NngTransport", "Transport"]
+
+logger = logging.getLogger("p2pscoop")
 
 TCP_SCHEME = "tcp://"
 TLS_SCHEME = "tls+tcp://"
@@ -59,6 +70,10 @@ _RECONNECT_MIN_MS = 10
 _RECONNECT_MAX_MS = 1000
 _IPC_PATH_MAX = 100
 """Bytes of a socket's path. The kernel takes 107 on Linux, 103 on macOS."""
+_PEER_UID = b"ipc:peer-uid"
+_NOT_SUPPORTED = 9
+"""NNG's number for an option that a pipe, or the platform, has not got."""
+_ROOT = 0
 
 
 class LinkEvent(Protocol):
@@ -103,6 +118,15 @@ class Transport(Protocol):
 
     def is_connected(self, peer: bytes) -> bool:
         """Whether there is a connection to this peer now."""
+        ...
+
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """Whether the process of this peer certainly lives, by what the system knows of the connection to it.
+
+        Args:
+            peer: of a connection by TCP, over which something was said.
+            within_s: how old the evidence may be.
+        """
         ...
 
     def disconnect(self, peer: bytes) -> None:
@@ -195,6 +219,13 @@ class _Link:
     def connected(self) -> bool:
         return bool(self._pipes)
 
+    def is_acknowledged(self, within_s: float) -> bool:
+        for pipe in self.socket.pipes:
+            with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
+                own, peers = _place(pipe.local_address)[1], _place(pipe.remote_address)[1]
+                return is_acknowledged(own, peers, within_s)
+        return False
+
     @property
     def has_queue(self) -> bool:
         return bool(self._queue)
@@ -235,7 +266,8 @@ class NngTransport:
     """Sockets of one node.
 
     Args:
-        directory: private directory for the sockets of this machine's nodes.
+        directory: private directory for the sockets of this machine's nodes. None: nobody reaches this one through
+            a socket of a file, and no file stays behind when its process is killed.
         name: file name of this node's socket in it.
         tcp: host and port to listen at as well (port 0: any), or None.
         keys: with which connections by TCP are secured, both ways; none: they are not (`--insecure`).
@@ -249,7 +281,7 @@ class NngTransport:
 
     def __init__(
         self,
-        directory: str,
+        directory: str | None,
         name: str,
         tcp: tuple[str, int] | None,
         limits: Limits,
@@ -264,8 +296,8 @@ class NngTransport:
         self._links: dict[bytes, _Link] = {}
         self._lock = threading.Lock()
         self._closed = False
-        path = os.path.join(directory, name)
-        if len(os.fsencode(path)) > _IPC_PATH_MAX:
+        path = None if directory is None else os.path.join(directory, name)
+        if path is not None and len(os.fsencode(path)) > _IPC_PATH_MAX:
             raise ConfigurationError(
                 f"the path of a node's socket is too long ({path}); set TMPDIR to a shorter directory"
             )
@@ -275,10 +307,14 @@ class NngTransport:
             recv_buffer_size=_RECEIVE_QUEUE,
             recv_max_size=limits.frame_max,
         )
+        self._doorman: Doorman | None = None
+        self._foreigners: set[int] = set()
+        self._inbox.add_pre_pipe_connect_cb(self._admit)
         _keep_until_exit(self)
         if self._inbox.recv_max_size != limits.frame_max:
             raise ConfigurationError(f"the transport does not take frames of {limits.frame_max} bytes")
-        self.addresses: tuple[str, ...] = (self._listen(f"ipc://{path}"),)
+        self._own_address = self._listen(f"inproc://{os.urandom(8).hex()}" if path is None else f"ipc://{path}")
+        self.addresses: tuple[str, ...] = () if path is None else (self._own_address,)
         if tcp is not None:
             self.addresses += (self._listen_tcp(*tcp),)
 
@@ -310,7 +346,7 @@ class NngTransport:
     def wake(self) -> None:
         """See `Transport`."""
         with pynng.Push0(send_timeout=_WAKE_TIMEOUT_MS) as socket_to_self, contextlib.suppress(pynng.NNGException):
-            socket_to_self.dial(self.addresses[0], block=False)
+            socket_to_self.dial(self._own_address, block=False)
             socket_to_self.send(_WAKE_FRAME)
             # NNG does not wait for what is queued: let the receiver have it first.
             time.sleep(0.001)
@@ -326,6 +362,11 @@ class NngTransport:
         """See `Transport`."""
         link = self._links.get(peer)
         return link is not None and link.connected
+
+    def is_acknowledged(self, peer: bytes, within_s: float) -> bool:
+        """See `Transport`."""
+        link = self._links.get(peer)
+        return link is not None and link.is_acknowledged(within_s)
 
     def disconnect(self, peer: bytes) -> None:
         """See `Transport`."""
@@ -362,6 +403,8 @@ class NngTransport:
             time.sleep(0.005)
         for link in links:
             link.close()
+        if self._doorman is not None:
+            self._doorman.close()
         self._inbox.close()
         _forget(self)
 
@@ -371,6 +414,8 @@ class NngTransport:
         for each in (self._inbox, *(link.socket for link in self._links.values())):
             # pynng closes a socket when it is collected, unless it has no handle.
             vars(each).pop("_socket", None)
+        if self._doorman is not None:
+            self._doorman.abandon()
 
     def _listen(self, address: str) -> str:
         try:
@@ -390,8 +435,36 @@ class NngTransport:
             listener = self._inbox.listen(f"{scheme}{bracketed}:{port}")
         except pynng.NNGException as error:
             raise StartError(f"cannot listen at {host}:{port}: {error}") from error
-        # pynng hands out the port in the byte order of the network.
-        return f"{scheme}{bracketed}:{socket.ntohs(listener.local_address.port)}"
+        address, bound_port = _place(listener.local_address)
+        if sys.platform == "linux":
+            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+            self._doorman = Doorman(socket.inet_ntop(family, address), bound_port, self._places)
+        return f"{scheme}{bracketed}:{bound_port}"
+
+    def _places(self) -> list[Place]:
+        """Of the peers that have sent something by TCP, or may."""
+        places = []
+        for pipe in self._inbox.pipes:
+            with contextlib.suppress(pynng.NNGException, AttributeError):  # It is closed by now, or no TCP.
+                places.append(_place(pipe.remote_address))
+        return places
+
+    def _admit(self, pipe: Any) -> None:
+        """In a thread of NNG's, before anything is received: turn away other users of this machine."""
+        uid = pynng.ffi.new("uint64_t *")
+        error = pynng.lib.nng_pipe_get_uint64(pipe.pipe, _PEER_UID, uid)
+        if error == _NOT_SUPPORTED or (error == 0 and uid[0] in (os.geteuid(), _ROOT)):
+            return
+        pipe.close()
+        if error == 0 and uid[0] not in self._foreigners:
+            self._foreigners.add(uid[0])
+            logger.warning("%s: turned away a process of another user (uid %d)", self.addresses[0], uid[0])
+
+
+def _place(address: Any) -> Place:
+    """What pynng tells of an address of TCP: both in the byte order of the network."""
+    host = address.addr if isinstance(address.addr, bytes) else struct.pack("I", address.addr)
+    return host, socket.ntohs(address.port)
 
 
 # ------------------------------------------------------------------------------- exit and fork

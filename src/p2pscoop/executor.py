@@ -60,7 +60,7 @@ class _Engine:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
-        self._directory = _machine.make_directory()
+        self._directory = _machine.make_directory() if attached is None else None
         self.pool = Pool(
             lambda: self.runtime.feed(),
             lambda serial: self.runtime.settled_at_home(serial),
@@ -82,12 +82,12 @@ class _Engine:
                 **({} if attached is None else _membership(attached)),
             )
             self.runtime.start()
-            if attached is None:
+            if self._directory is not None:
                 self._supervisor = spawn_supervisor(
                     local_nodes(self._directory, nodes), _machine.limited_environment(nodes)
                 )
                 threading.Thread(target=self._watch, name="p2pscoop-watch", daemon=True).start()
-            elif not self.pool.member.wait(JOIN_S):
+            elif attached is not None and not self.pool.member.wait(JOIN_S):
                 problem = explain(attached)
                 self.runtime.stop()
                 raise problem

@@ -265,3 +265,59 @@ def test_a_founded_cluster_stays_and_outlives_its_seed(port: int) -> None:
         others.send_signal(signal.SIGTERM)
         _, err = others.communicate(timeout=TIMEOUT_S)
     assert others.returncode == 0, err
+
+
+ROLLING = """
+    import json, sys, threading
+    import p2pscoop
+    from p2pscoop import futures
+
+    stop = threading.Event()
+
+    def listen():
+        sys.stdin.readline()
+        stop.set()
+
+    def fib(n):
+        return n if n < 2 else futures.submit(fib, n - 1).result() + futures.submit(fib, n - 2).result()
+
+    threading.Thread(target=listen, daemon=True).start()
+    print("ready", flush=True)
+    size, rounds = 0, 0
+    while not stop.is_set():
+        if p2pscoop.SIZE != size:
+            size = p2pscoop.SIZE
+            print("size", size, flush=True)
+        assert sum(futures.map(fib, range(18))) == 4180
+        rounds += 1
+    requeued = sum(each.requeued for each in p2pscoop.statistics())
+    print(json.dumps({"rounds": rounds, "requeued": requeued}))
+"""
+
+
+def test_all_nodes_but_the_origin_are_replaced_one_after_the_other(script: WriteScript, port: int) -> None:
+    process = script(ROLLING).start(
+        nodes=1, options=("-v", "--listen", f"127.0.0.1:{port}", "--cluster", "test"), stdin=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    old = [join(port, "-n", "1") for _ in range(2)]
+    wait_for_size(process, 3)
+    for _ in range(4):
+        new = join(port, "-n", "1")
+        wait_for_size(process, 4)
+        leaving = old.pop(0)
+        leaving.send_signal(signal.SIGTERM)
+        _, err = leaving.communicate(timeout=TIMEOUT_S)
+        assert leaving.returncode == 0, err
+        wait_for_size(process, 3)
+        old.append(new)
+    out, err = process.communicate("stop\n", timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    counts = json.loads(out.splitlines()[-1])
+    assert counts["requeued"] == 0
+    assert counts["rounds"] > 0
+    assert re.search(r"\d+ tasks on 3 nodes; \d+ went elsewhere, .*; 0 came back", err), err
+    for each in old:
+        each.communicate(timeout=TIMEOUT_S)
+        assert each.returncode == 0

@@ -121,13 +121,13 @@ def test_what_nodes_print_has_their_names(script: WriteScript) -> None:
 
         while len(p2pscoop.statistics()) < 2:
             time.sleep(0.01)
-        list(futures.map(speak, range(12)))
+        list(futures.map(speak, range(40)))
         """
     ).run(nodes=2)
     assert result.returncode == 0
     for text, word in ((result.stdout, "out"), (result.stderr, "err")):
         lines = text.splitlines()
-        assert sorted(int(line.split()[-1]) for line in lines) == list(range(12))
+        assert sorted(int(line.split()[-1]) for line in lines) == list(range(40))
         assert {line.split(word)[0] for line in lines} == {"", "[n1] "}
 
 

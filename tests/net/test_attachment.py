@@ -46,9 +46,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     started = [join("--listen", seed, "-n", "1"), join("--seed", seed, "-n", "2")]
     yield Cluster(seed, *started)
     for process in started:
-        process.send_signal(signal.SIGTERM)
-    for process in started:
-        process.communicate(timeout=TIMEOUT_S)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        if process.stderr is not None and not process.stderr.closed:
+            process.communicate(timeout=TIMEOUT_S)
 
 
 def pid_after(seconds: float) -> int:
@@ -193,6 +194,50 @@ def tree(depth: int) -> list[int]:
         return [os.getpid()]
     branches = [futures.submit(tree, depth - 1) for _ in range(4)]
     return [place for branch in branches for place in branch.result()]
+
+
+ENDLESS = """
+    import time
+    from p2pscoop import Executor, futures
+
+    def spin():
+        while True:
+            time.sleep(0.1)
+
+    def tree(depth):
+        if depth == 0:
+            time.sleep(0.002)
+        else:
+            for branch in [futures.submit(tree, depth - 1) for _ in range(4)]:
+                branch.result()
+
+    with Executor() as executor:
+        executor.submit(tree, 20)
+        executor.submit(spin)
+        while min((each.executed for each in executor.statistics() if each.name != "executor"), default=0) < 1:
+            time.sleep(0.1)
+        print("everywhere", flush=True)
+        time.sleep(1000)
+"""
+
+
+def test_a_program_that_is_killed_leaves_nothing_running(cluster: Cluster, script: WriteScript) -> None:
+    program = script(ENDLESS)
+    environment = {**os.environ, SEED_VARIABLE: cluster.seed}
+    process = subprocess.Popen(program.command(), env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "everywhere\n"
+    process.kill()
+    process.communicate()
+    with Executor(seed=cluster.seed) as executor:
+        pids: set[int] = set()
+        eventually(lambda: len(pids) == 3 or pids.update(executor.map(pid_after, [0.01] * 30)))
+    # Nobody has to wait for what is left of it.
+    for each in (cluster.others, cluster.founder):
+        each.send_signal(signal.SIGTERM)
+        _, err = each.communicate(timeout=TIMEOUT_S)
+        assert each.returncode == 0
+        assert "stopping now" not in err
 
 
 @pytest.fixture

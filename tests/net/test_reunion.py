@@ -45,11 +45,13 @@ def test_a_machine_that_refuses_has_no_origin(port: int) -> None:
 def test_one_that_cannot_be_found_is_looked_for_and_then_given_up(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reunion, "REJOIN_S", 0.2)
+    monkeypatch.setattr(_reunion, "REJOIN_S", 2.0)
     monkeypatch.setattr(_reunion, "_PAUSE_S", 0.01)
     called: list[PeerInfo] = []
     ended = threading.Event()
-    Reunion("n1", "here", called.append, ended.set).lost(origin(addresses=(f"tcp://127.0.0.1:{port}",)))
+    Reunion("n1", "here", called.append, lambda _: ended.set()).lost(
+        origin(addresses=(f"tcp://127.0.0.1:{port}",))
+    )
     assert ended.wait(20)
     assert called
 
@@ -57,7 +59,7 @@ def test_one_that_cannot_be_found_is_looked_for_and_then_given_up(
 def test_one_that_is_found_ends_the_search(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_reunion, "_PAUSE_S", 0.01)
     ended = threading.Event()
-    reunion = Reunion("n1", "here", lambda _: reunion.found(), ended.set)
+    reunion = Reunion("n1", "here", lambda origin: reunion.found(origin), lambda _: ended.set())
     before = set(threading.enumerate())
     reunion.lost(origin(addresses=(f"tcp://127.0.0.1:{port}",)))
     for thread in set(threading.enumerate()) - before:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
 import ssl
 import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pynng
@@ -66,24 +73,76 @@ def node() -> Iterator[Node]:
     node.close()
 
 
+class Relay:
+    """Stands before a node, and counts the connections that were begun and have ended, by whichever side."""
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.ended = 0
+        self._threads: list[threading.Thread] = []
+        self._begin(self._accept)
+
+    def _begin(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self._begin(self._carry, near)
+
+    def _carry(self, near: socket.socket) -> None:
+        with near, socket.create_connection(self._target, timeout=30) as far:
+            back = threading.Thread(target=self._copy, args=(far, near))
+            back.start()
+            self._copy(near, far)
+            back.join()
+        self.ended += 1
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        source.settimeout(30)
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+
 def knock(node: Node, config: Any, scheme: str = "tls+tcp") -> bool:
-    """Whether a stranger with this configuration becomes as much as a connection."""
-    with pynng.Push0(send_timeout=300) as stranger:
-        if config is not None:
-            stranger.tls_config = config
-        connected: list[object] = []
-        stranger.add_post_pipe_connect_cb(lambda pipe: connected.append(pipe.id))
-        stranger.dial(f"{scheme}://127.0.0.1:{node.port}", block=False)
-        try:
-            stranger.send(b"stranger")
-        except pynng.Timeout:
-            pass
-        return bool(connected)
+    """Whether a stranger with this configuration becomes as much as a connection, or is refused time and again."""
+    relay = Relay(node.port)
+    try:
+        with pynng.Push0(reconnect_time_min=10, reconnect_time_max=10) as stranger:
+            if config is not None:
+                stranger.tls_config = config
+            connected: list[object] = []
+            stranger.add_post_pipe_connect_cb(lambda pipe: connected.append(pipe.id))
+            stranger.dial(f"{scheme}://127.0.0.1:{relay.port}", block=False)
+            eventually(lambda: connected or relay.ended >= 3)
+            if connected:
+                stranger.send(b"stranger")
+                eventually(lambda: node.transport.receive() == b"stranger")
+            return bool(connected)
+    finally:
+        relay.close()
 
 
 def test_the_key_opens(node: Node) -> None:
     assert knock(node, tls_config((KEY,), listens=False))
-    assert node.transport.receive() == b"stranger"
 
 
 def test_other_keys_do_not(node: Node) -> None:
@@ -184,17 +243,56 @@ def test_two_keys_are_accepted_in_a_change_over(node: Node) -> None:
     try:
         port = _machine.split_address(transport.addresses[1])[1]
         for key in (old, new):
-            with pynng.Push0(send_timeout=10_000) as member:
+            word = key.identity.encode()
+            with pynng.Push0(send_timeout=60_000) as member:
                 member.tls_config = tls_config((key,), listens=False)
                 member.dial(f"tls+tcp://127.0.0.1:{port}", block=False)
-                member.send(key.identity.encode())
-            received: list[bytes] = []
-
-            def arrived(key: ClusterKey = key, received: list[bytes] = received) -> bool:
-                data = transport.receive()
-                received.extend([] if data is None else [data])
-                return received == [key.identity.encode()]
-
-            eventually(arrived)
+                member.send(word)
+                # Before it closes: NNG does not wait for what is queued.
+                eventually(lambda word=word: transport.receive() == word, within_s=60)
     finally:
         transport.close()
+
+
+# ------------------------------------------------------------------------ other users of this machine
+
+FOREIGNER = """
+    import os, sys
+    import pynng
+
+    address, uid = sys.argv[1:]
+    os.setresuid(int(uid), int(uid), int(uid))
+    with pynng.Push0(reconnect_time_min=10, reconnect_time_max=10) as stranger:
+        ended = []
+        stranger.add_post_pipe_remove_cb(lambda pipe: ended.append(pipe.id))
+        stranger.dial(address, block=True)
+        while len(ended) < 3:
+            try:
+                stranger.send(b"stranger", block=False)
+            except pynng.TryAgain:
+                pass
+        print("turned away", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
+def test_other_users_are_turned_away_even_if_they_reach_the_socket(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = node.transport.addresses[0]
+    path = Path(address.removeprefix("ipc://"))
+    for each in (Path(tempfile.gettempdir()), path.parent):
+        each.chmod(0o711)
+    path.chmod(0o777)
+    nobody = "65534"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(FOREIGNER), address, nobody], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "turned away\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert node.serves()
+    assert caplog.text.count("turned away a process of another user (uid 65534)") == 1

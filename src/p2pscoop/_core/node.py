@@ -242,10 +242,15 @@ class Node:
         """
         for peer in self.counterparts.intersection(peers):
             heard_at = self._heard_at.get(peer, now)
-            if self._is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
+            if self.is_silent(now, peer) and heard_at > now - self.limits.vouched_s:
                 self._custodian.vouch(now, peer, heard_at)
 
-    def _is_silent(self, now: float, peer: NodeId) -> bool:
+    def hears(self, now: float, peer: NodeId) -> bool:
+        """Whether a peer has said something lately."""
+        return now - self.limits.steal_timeout_s < self._heard_at.get(peer, 0.0)
+
+    def is_silent(self, now: float, peer: NodeId) -> bool:
+        """Whether a peer has said nothing for longer than it takes to renew a lease."""
         return now - 2 * self.limits.holding_s > self._heard_at.get(peer, now)
 
     def _ask_the_silent(self, now: float) -> list[Effect]:
@@ -253,7 +258,7 @@ class Node:
         return [
             effect
             for peer in sorted(self.counterparts)
-            if self._is_silent(now, peer)
+            if self.is_silent(now, peer)
             for effect in self._post.to(peer, Sync(self.membership.rows_of(self.id), answer=True))
         ]
 
