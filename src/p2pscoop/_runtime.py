@@ -629,18 +629,14 @@ class Runtime:
         """A program has ended."""
         self._constants.pop(origin, None)
 
-    def inquire(self, peer: NodeId, question: bytes, on_answer: Callable[[bytes], None]) -> int:
+    def inquire(self, peer: NodeId, question: bytes, on_answer: Callable[[bytes], None]) -> None:
         """Ask a peer until it answers or is gone. `on_answer` is called in a thread of this runtime's.
 
         May be called while the core is locked.
-
-        Returns:
-            The number of the question, by which it can be forgotten.
         """
         query = self.question(on_answer)
         self._inquiries[query] = _Inquiry(peer, question, time.monotonic(), _INQUIRY_RESEND_S)
         self._ring()
-        return query
 
     def _send_inquiries(self, now: float) -> None:
         for query, inquiry in list(self._inquiries.items()):

@@ -54,6 +54,9 @@ CACHE_MAX = 64 * 2**20
 PATIENCE_S = 60.0
 """How long an import waits for an answer of the origin, which may be busy with code that holds the GIL."""
 
+_RESEND_S = 1.0
+"""First repetition of a question; doubles each time."""
+
 _LOOK_S = 0.1
 """How often what waits looks whether the origin is still there."""
 
@@ -375,17 +378,25 @@ class Shipping(importlib.abc.MetaPathFinder):
             answers.append(answer)
             came.set()
 
-        query = self._runtime.inquire(program, program + question, on_answer)
-        until = time.monotonic() + PATIENCE_S
+        runtime = self._runtime
+        query = runtime.question(on_answer)
+        start = resend_at = time.monotonic()
+        pause = _RESEND_S
         try:
-            while not came.wait(_LOOK_S):
-                if self._runtime.node.membership.is_gone(program):
+            while True:
+                now = time.monotonic()
+                if runtime.node.membership.is_gone(program):
                     raise _Unanswered("is gone")
-                if time.monotonic() > until:
+                if now - start > PATIENCE_S:
                     raise _Unanswered(f"has not answered for {PATIENCE_S:.0f} s")
+                if now >= resend_at:
+                    runtime.ask(program, query, program + question)
+                    resend_at = now + pause
+                    pause *= 2
+                if came.wait(_LOOK_S):
+                    return answers[0]
         finally:
-            self._runtime.forget_question(query)
-        return answers[0]
+            runtime.forget_question(query)
 
     def _origin(self, program: NodeId) -> str:
         row = self._runtime.node.membership.row(program)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from tests.conftest import TIMEOUT_S
+from tests.conftest import TIMEOUT_S, eventually
 
 from p2pscoop import _sources
 from p2pscoop._attachment import SEED_VARIABLE
@@ -90,6 +90,12 @@ class World:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        host, _, port = self.seed.rpartition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
 
     def stop(self) -> None:
         if self._cluster is not None:
