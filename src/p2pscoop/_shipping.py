@@ -158,6 +158,8 @@ class Shipping(importlib.abc.MetaPathFinder):
         self._is_busy = is_busy
         self._cache = cache or SourceCache()
         self._names: dict[NodeId, frozenset[str] | None] = {}
+        self._places: dict[NodeId, dict[str, Place]] = {}
+        """What the origins had imported when they were asked for names. It does not change."""
         self._held: dict[str, _Held] = {}
         self._version = 0
         """Of what is held: whoever has checked one need not check it again."""
@@ -212,7 +214,7 @@ class Shipping(importlib.abc.MetaPathFinder):
 
     def _find(self, program: NodeId, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
         try:
-            place = read_place(self._ask(program, ask_place(name)))
+            place = self._place(program, name)
             if place is None:
                 return None
             spec, sent = self._spec(program, name, place, path), False
@@ -238,7 +240,8 @@ class Shipping(importlib.abc.MetaPathFinder):
             return None  # Not for this user.
         if digest == place.digest:
             return spec
-        if digest == place.edited:
+        now = read_place(self._ask(program, ask_place(name)))
+        if now is not None and digest == now.edited:
             return None  # The origin's own file, which has been edited since the program has read it.
         raise CodeMismatchError(
             f"the module {name} is not the same on all nodes: {self._origin(program)} has {place.file}, and on "
@@ -274,9 +277,9 @@ class Shipping(importlib.abc.MetaPathFinder):
         """A program is about to be prepared."""
         if program in self._names:
             return
-        self._names[program] = None
+        self._names[program], self._places[program] = None, {}
         try:
-            self._names[program] = read_names(self._ask(program, ask_names()))
+            self._names[program], self._places[program] = read_names(self._ask(program, ask_names()))
         except _Unanswered as problem:
             logger.warning(
                 "%s: the names of its modules are not known: %s %s",
@@ -301,7 +304,7 @@ class Shipping(importlib.abc.MetaPathFinder):
             if not self._may_have(program, name) or program in held.holders:
                 continue
             try:
-                place = read_place(self._ask(program, ask_place(name)))
+                place = self._place(program, name)
             except _Unanswered:
                 return
             if place is None:
@@ -315,6 +318,7 @@ class Shipping(importlib.abc.MetaPathFinder):
     def forget(self, program: NodeId) -> None:
         """A program has ended: its modules go, unless another program has the same."""
         self._names.pop(program, None)
+        self._places.pop(program, None)
         for name, held in list(self._held.items()):
             held.holders.discard(program)
             if not held.holders:
@@ -337,7 +341,7 @@ class Shipping(importlib.abc.MetaPathFinder):
             return
         for other in self._others(program, name):
             try:
-                theirs = read_place(self._ask(other, ask_place(name)))
+                theirs = self._place(other, name)
             except _Unanswered:
                 continue
             if theirs is not None and theirs.digest != place.digest:
@@ -397,6 +401,11 @@ class Shipping(importlib.abc.MetaPathFinder):
                     return answers[0]
         finally:
             runtime.forget_question(query)
+
+    def _place(self, program: NodeId, name: str) -> Place | None:
+        """Where a program has a module of its own, if it has one."""
+        known = self._places[program].get(name)
+        return known or read_place(self._ask(program, ask_place(name)))
 
     def _origin(self, program: NodeId) -> str:
         row = self._runtime.node.membership.row(program)

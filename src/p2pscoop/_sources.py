@@ -107,7 +107,7 @@ def places_of(path: Collection[str]) -> tuple[list[str], list[str]]:
 
 
 def ask_names() -> bytes:
-    """The question for the names in the program's directories."""
+    """The question for the names in the program's directories, and what is known of its modules."""
     return _question("names")
 
 
@@ -125,10 +125,10 @@ def _question(*words: object) -> bytes:
     return MARK + bytes(msgpack.packb(words))
 
 
-def read_names(answer: bytes) -> frozenset[str] | None:
-    """The answer to `ask_names`; None if they are too many."""
-    names = msgpack.unpackb(answer)
-    return None if names is None else frozenset(names)
+def read_names(answer: bytes) -> tuple[frozenset[str] | None, dict[str, Place]]:
+    """The answer to `ask_names`: names, None if they are too many, and where those are that were imported."""
+    names, places = msgpack.unpackb(answer)
+    return None if names is None else frozenset(names), {name: Place(*place) for name, place in places.items()}
 
 
 def read_place(answer: bytes) -> Place | None:
@@ -169,7 +169,8 @@ class Sources:
         match words:
             case ["names"]:
                 names = self._names()
-                return bytes(msgpack.packb(None if names is None else sorted(names)))
+                places = {name: tuple(place) for name, (place, _) in list(self._known.items())}
+                return bytes(msgpack.packb((None if names is None else sorted(names), places)))
             case ["place", str(name)]:
                 place = self._place(name)
                 if place is not None and place.kind in (Kind.MODULE, Kind.PACKAGE):

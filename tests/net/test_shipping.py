@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shlex
@@ -474,7 +475,8 @@ def place_of(sources: Sources, name: str) -> Place | None:
 
 def test_the_origin_gives_out_modules_of_its_own_directories_only(own: Path) -> None:
     sources = Sources()
-    names = read_names(sources.answer(ask_names()))
+    names, places = read_names(sources.answer(ask_names()))
+    assert not places
     assert names is not None
     assert {"plain", "package"} <= names
     assert not names & {"secret", "json", "msgpack", "p2pscoop"}
@@ -492,6 +494,19 @@ def test_the_origin_gives_out_modules_of_its_own_directories_only(own: Path) -> 
         assert sources.answer(ask_source(name, digest_of(b"secret"))) == b"", name
     # By a wrong hash nothing is to be had either.
     assert sources.answer(ask_source("plain", digest_of(b""))) == b""
+
+
+def test_what_has_been_imported_is_told_with_the_names(own: Path) -> None:
+    sources = Sources()
+    part = importlib.import_module("plain")
+    try:
+        sources.note_imported()
+        (own / "plain.py").write_text("PLAIN = 2\n")
+        _, places = read_names(sources.answer(ask_names()))
+        assert places["plain"] == Place(Kind.MODULE, part.__file__, digest_of(b"PLAIN = 1\n"))
+        assert "json" not in places
+    finally:
+        del sys.modules["plain"]
 
 
 def test_what_was_read_first_counts(own: Path) -> None:
@@ -515,7 +530,7 @@ def test_too_many_names_and_too_large_sources(own: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(_sources, "NAMES_MAX", 1)
     monkeypatch.setattr(_sources, "SOURCE_MAX", 5)
     sources = Sources()
-    assert read_names(sources.answer(ask_names())) is None
+    assert read_names(sources.answer(ask_names()))[0] is None
     place = place_of(sources, "plain")
     assert place is not None
     assert place.kind == Kind.OTHER
