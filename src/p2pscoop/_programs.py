@@ -36,6 +36,7 @@ class Programs:
     def __init__(self) -> None:
         self._base = list(sys.path)
         self._programs: dict[NodeId, Program] = {}
+        self._ready: set[NodeId] = set()
         self._current = NOBODY
         self._parked: dict[NodeId, list[Guest]] = {}
         self._lock = threading.Lock()
@@ -58,7 +59,7 @@ class Programs:
         if program in (NOBODY, me):
             return 0
         with self._lock:
-            if program in self._programs:
+            if program in self._ready:
                 return 0
             waiting = self._parked.setdefault(program, [])
             waiting.append(guest)
@@ -71,6 +72,9 @@ class Programs:
     def unpark(self, origin: NodeId) -> list[Guest]:
         """The guests that waited for a program."""
         with self._lock:
+            if origin in self._programs:
+                # Not before: those that came while it was prepared must not overtake those that had to wait.
+                self._ready.add(origin)
             return self._parked.pop(origin, [])
 
     def unpark_all(self) -> Iterable[Guest]:
@@ -123,6 +127,7 @@ class Programs:
         """A program has ended."""
         with self._lock:
             program = self._programs.pop(origin, None)
+            self._ready.discard(origin)
             # It may be back one day: then those that were not withdrawn are still wanted.
             waiting = [guest for guest in self._parked.pop(origin, ()) if not guest.claimed]
             if waiting:
