@@ -20,6 +20,8 @@ import sys
 import threading
 from collections.abc import Iterable
 
+import msgpack
+
 from p2pscoop._core.ids import NOBODY, NodeId
 from p2pscoop._payload import Program, decode_program, forget_codes
 from p2pscoop._port import Guest
@@ -88,13 +90,14 @@ class Programs:
         """Make the process ready for a program. Why it cannot be, if so: its initializer raised."""
         if origin in self._programs:
             return None
-        program = decode_program(data)
+        description, names = msgpack.unpackb(data)
+        program = decode_program(description)
         with self._lock:
             self._programs[origin] = program
         self.enter(origin)
         try:
             if self.shipping is not None:
-                self.shipping.begin(origin)
+                self.shipping.begin(origin, names)
                 problem = self.shipping.conflict(origin)
                 if problem is not None and program.initializer is not None:
                     raise problem

@@ -41,7 +41,7 @@ from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey, cluster_tag
 from p2pscoop._shortage import Shortage
-from p2pscoop._sources import MARK, Sources
+from p2pscoop._sources import MARK, Sources, ask_names
 from p2pscoop._transport import TCP_SCHEME, TLS_SCHEME, NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
@@ -659,9 +659,11 @@ class Runtime:
             if self._on_leave is not None:
                 self._on_leave()
         elif question == ASK_PROGRAM:
-            answer = self._program
+            answer = None
             if self._sources is not None:
                 self._sources.note_imported()
+                # In one answer: a node that waits for a second one has its first task later.
+                answer = msgpack.packb((self._program, self._sources.answer(ask_names())))
         else:
             origin, question = question[:NODE_ID_SIZE], question[NODE_ID_SIZE:]
             if self.node.membership.is_gone(origin):

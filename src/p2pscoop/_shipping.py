@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import importlib.abc
 import linecache
-import logging
 import sys
 import threading
 import time
@@ -35,7 +34,6 @@ from p2pscoop._runtime import Runtime
 from p2pscoop._sources import (
     Kind,
     Place,
-    ask_names,
     ask_place,
     ask_source,
     digest_of,
@@ -45,8 +43,6 @@ from p2pscoop._sources import (
 from p2pscoop.errors import CodeMismatchError
 
 __all__ = ["CACHE_MAX", "Shipping", "SourceCache"]
-
-logger = logging.getLogger("p2pscoop")
 
 CACHE_MAX = 64 * 2**20
 """Bytes of sources that a node keeps."""
@@ -273,20 +269,9 @@ class Shipping(importlib.abc.MetaPathFinder):
 
     # ------------------------------------------------------------------------------------- programs
 
-    def begin(self, program: NodeId) -> None:
-        """A program is about to be prepared."""
-        if program in self._names:
-            return
-        self._names[program], self._places[program] = None, {}
-        try:
-            self._names[program], self._places[program] = read_names(self._ask(program, ask_names()))
-        except _Unanswered as problem:
-            logger.warning(
-                "%s: the names of its modules are not known: %s %s",
-                self._runtime.name,
-                self._origin(program),
-                problem,
-            )
+    def begin(self, program: NodeId, names: bytes) -> None:
+        """A program is about to be prepared; its origin has said which names it has."""
+        self._names[program], self._places[program] = read_names(names)
 
     def conflict(self, program: NodeId) -> CodeMismatchError | None:
         """Why tasks of this program cannot run here now, if so: another one has a module of the same name."""
