@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any
 
 from p2pscoop._core.deque import half
-from p2pscoop._core.ids import NodeId, TaskKey
+from p2pscoop._core.ids import NOBODY, NodeId, TaskKey
 from p2pscoop._core.values import Outcome, PeerInfo, Spec, SpecKind
 from p2pscoop._future import (
     CANCELLED,
@@ -40,7 +40,8 @@ from p2pscoop._port import Guest
 from p2pscoop._programs import Programs
 from p2pscoop._runtime import ASK_PROGRAM, Runtime
 from p2pscoop._scheduler import Scheduler
-from p2pscoop.errors import PayloadError, ShutdownError, TaskError
+from p2pscoop._shipping import Shipping
+from p2pscoop.errors import CodeMismatchError, PayloadError, ShutdownError, TaskError
 
 __all__ = ["Home"]
 
@@ -86,10 +87,26 @@ class Home:
         """Guests that were started."""
         self._queued: dict[TaskKey, Guest] = {}
         self.programs = Programs()
+        self._loading = NOBODY
+        """The program whose pickles are being read, whichever task runs; NOBODY: none."""
         self._dropped: set[NodeId] = set()
         """Programs that have ended; tasks of theirs may still come from nodes that have not heard of it."""
         self._warned: set[str] = set()
         self.migration = Migration(self.scheduler, lambda: self.runtime)
+
+    def ship(self) -> None:
+        """Have modules that are not here come from their programs' origins. For a process that is no origin."""
+        self.programs.shipping = Shipping(self.runtime, self._program, self._is_busy)
+        self.programs.shipping.install()
+
+    def _program(self) -> NodeId:
+        """The program whose code runs, or is being unpickled."""
+        me = self.runtime.node.id
+        program = program_of(self.scheduler.task, me) if self._loading == NOBODY else self._loading
+        return self.programs.current if program == me else program
+
+    def _is_busy(self, program: NodeId) -> bool:
+        return any(task._program == program for task in list(self._hosted.values()))
 
     # ------------------------------------------------------------- hooks of the scheduler (home thread)
 
@@ -111,32 +128,48 @@ class Home:
         self._queued.pop(key, None)
         if not self.runtime.begin(key):
             return None
-        if guest.spec.program in self._dropped:
-            outcome = encode_error(ShutdownError("the program of this task has ended"), self._where)
-            self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+        program = guest.spec.program
+        if program in self._dropped:
+            self._cannot_begin(key, ShutdownError("the program of this task has ended"))
             return None
-        self.programs.enter(guest.spec.program)
-        if guest.spec.kind is SpecKind.CONTINUATION:
-            return self._begin_continuation(guest)
+        self.programs.enter(program)
+        before, self._loading = self._loading, program
         try:
+            return self._unpack(guest)
+        finally:
+            self._loading = before
+
+    def _unpack(self, guest: Guest) -> Future[Any] | None:
+        conflict = self.programs.conflict(guest.spec.program)
+        if guest.spec.kind is SpecKind.CONTINUATION:
+            return self._begin_continuation(guest, conflict)
+        try:
+            if conflict is not None:
+                raise conflict
             work, args, kwargs, path = decode_spec(guest.spec)
+        except CodeMismatchError as error:
+            self._cannot_begin(guest.key, error)
+            return None
         except BaseException as error:
             # User code runs when a pickle is loaded, so anything may come out of it.
             problem = TaskError(
                 f"the task cannot be unpickled on node {self.runtime.name}: {type(error).__name__}: {error}"
             )
             problem.__cause__ = error
-            outcome = encode_error(problem, self._where)
-            self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+            self._cannot_begin(guest.key, problem)
             return None
         future = make_future(self.scheduler, work, args, kwargs, None, 0)
         future._path = path
-        return self._host(future, key, name_of(work), guest.spec.program)
+        return self._host(future, guest.key, name_of(work), guest.spec.program)
 
-    def _begin_continuation(self, guest: Guest) -> Future[Any] | None:
+    def _cannot_begin(self, key: TaskKey, problem: Exception) -> None:
+        outcome = encode_error(problem, self._where)
+        self.runtime.do(lambda now: self.runtime.node.finish(now, key, outcome))
+
+    def _begin_continuation(self, guest: Guest, conflict: CodeMismatchError | None) -> Future[Any] | None:
         """A guest that was started elsewhere: it goes on here, or goes back to its owner."""
         future: Future[Any] = make_future(self.scheduler, None, (), {}, None, 0)
-        problem = self.migration.begin(future, guest)
+        problem = conflict or self.migration.begin(future, guest)
         if problem is not None:
             logger.warning("%s: a continuation cannot go on here: %s", self.runtime.name, problem)
             self.runtime.do(lambda now: self.runtime.node.bounce(now, guest.key))
@@ -285,7 +318,10 @@ class Home:
             self.migration.settled(task)
             if task._state < DONE:
                 task._holder = holder
-            self.scheduler.settle(task, *decode_outcome(outcome))
+            before, self._loading = self._loading, program_of(task, self.runtime.node.id)
+            state, value = decode_outcome(outcome)
+            self._loading = before
+            self.scheduler.settle(task, state, value)
             del task._arrived
 
         self.scheduler.call_soon(settle)
@@ -419,7 +455,9 @@ class Home:
         here = row is not None and (row.info.host, row.info.pid) == (node.info.host, node.info.pid)
 
         def prepare() -> None:
+            before, self._loading = self._loading, origin
             problem = self.programs.prepare(origin, data, here=here)
+            self._loading = before
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:

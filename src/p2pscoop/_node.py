@@ -94,6 +94,7 @@ class _Process:
                 return EXIT_LEFT  # The program has ended, and its directory with it, before this node was ready.
             print(f"p2pscoop: {error}", file=sys.stderr)
             return EXIT_FAILED
+        home.ship()
         scheduler = home.scheduler
         _local.install(scheduler)
         _on_notice(lambda: scheduler.call_soon(self._leave))

@@ -46,6 +46,7 @@ __all__ = [
     "encode_program",
     "encode_value",
     "explain",
+    "forget_codes",
     "reduce_special",
 ]
 
@@ -225,6 +226,11 @@ def decode_spec(spec: Spec) -> tuple[Callable[..., Any], tuple[Any, ...], dict[s
         _codes.move_to_end(spec.code)
     args, kwargs, path = pickle.loads(spec.args)
     return work, args, kwargs, path
+
+
+def forget_codes() -> None:
+    """Unpickle functions anew from now on: their modules may be others."""
+    _codes.clear()
 
 
 # --------------------------------------------------------------------------------------- constants

@@ -7,7 +7,7 @@ suspended meanwhile finds the ones of whoever started last; so programs that sha
 the working directory after an `await` or a `result()`.
 
 When its origin is gone, the modules that were imported from a program's own directories are forgotten, so that its
-next run finds them as they are by then.
+next run finds them as they are by then. Those that are not on this machine come from the origin: `_shipping`.
 
 Decides what is ready. `park` and `take` may be called in any thread, all else only in the home thread.
 """
@@ -18,12 +18,16 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+
+import msgpack
 
 from p2pscoop._core.ids import NOBODY, NodeId
-from p2pscoop._payload import Program, decode_program
+from p2pscoop._payload import Program, decode_program, forget_codes
 from p2pscoop._port import Guest
-from p2pscoop.errors import InitializerError
+from p2pscoop._shipping import Shipping
+from p2pscoop._sources import is_within
+from p2pscoop.errors import CodeMismatchError, InitializerError
 
 __all__ = ["Programs"]
 
@@ -34,11 +38,19 @@ class Programs:
     def __init__(self) -> None:
         self._base = list(sys.path)
         self._programs: dict[NodeId, Program] = {}
+        self._ready: set[NodeId] = set()
         self._current = NOBODY
         self._here: set[NodeId] = set()
         """Those of executors of this very process, whose paths and modules are its own."""
         self._parked: dict[NodeId, list[Guest]] = {}
         self._lock = threading.Lock()
+        self.shipping: Shipping | None = None
+        """Where modules come from that are not here. None in the process of an origin, which has its own."""
+
+    @property
+    def current(self) -> NodeId:
+        """The program whose task was the last to start."""
+        return self._current
 
     def park(self, guest: Guest, me: NodeId) -> int:
         """How many guests wait for the same program as this one, it included; 0 if it need not wait.
@@ -51,7 +63,7 @@ class Programs:
         if program in (NOBODY, me):
             return 0
         with self._lock:
-            if program in self._programs:
+            if program in self._ready:
                 return 0
             waiting = self._parked.setdefault(program, [])
             waiting.append(guest)
@@ -83,6 +95,9 @@ class Programs:
     def unpark(self, origin: NodeId) -> list[Guest]:
         """The guests that waited for a program."""
         with self._lock:
+            if origin in self._programs:
+                # Not before: those that came while it was prepared must not overtake those that had to wait.
+                self._ready.add(origin)
             return self._parked.pop(origin, [])
 
     def unpark_all(self) -> Iterable[Guest]:
@@ -102,20 +117,30 @@ class Programs:
         """
         if origin in self._programs:
             return None
-        program = decode_program(data)
+        description, names = msgpack.unpackb(data)
+        program = decode_program(description)
         with self._lock:
             self._programs[origin] = program
         if here:
             self._here.add(origin)
         self.enter(origin)
         try:
+            if self.shipping is not None:
+                self.shipping.begin(origin, names)
+                problem = self.shipping.conflict(origin)
+                if problem is not None and program.initializer is not None:
+                    raise problem
             program.initialize()
         except BaseException as error:
             # User code; `sys.exit` in it is as much a failure as anything else.
-            problem = InitializerError(f"the initializer raised {type(error).__name__}: {error}")
-            problem.__cause__ = error
-            return problem
+            broken = InitializerError(f"the initializer raised {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            return broken
         return None
+
+    def conflict(self, origin: NodeId) -> CodeMismatchError | None:
+        """Why no task of a program can run here now, if so."""
+        return None if self.shipping is None else self.shipping.conflict(origin)
 
     def enter(self, origin: NodeId) -> None:
         """A task of this program starts."""
@@ -134,6 +159,7 @@ class Programs:
         """A program has ended."""
         with self._lock:
             program = self._programs.pop(origin, None)
+            self._ready.discard(origin)
             # It may be back one day: then those that were not withdrawn are still wanted.
             waiting = [guest for guest in self._parked.pop(origin, ()) if not guest.claimed]
             if waiting:
@@ -143,27 +169,18 @@ class Programs:
         if origin in self._here:
             self._here.discard(origin)
             return
+        # What has been unpickled refers to modules that another program of the same names must not get.
+        forget_codes()
+        if self.shipping is not None:
+            self.shipping.forget(origin)
         if self._current == origin:
             self._current = NOBODY
             sys.path[:] = self._base
         shared = {entry for other in self._programs.values() for entry in other.path}
         own = {entry for entry in program.path if entry not in self._base and entry not in shared}
         for name, module in list(sys.modules.items()):
+            if self.shipping is not None and self.shipping.holds(name):
+                continue
             file = getattr(module, "__file__", None)
-            if file is not None and _is_in(file, own, self._base):
+            if file is not None and is_within(file, own, self._base):
                 del sys.modules[name]
-
-
-def _is_in(file: str, own: Collection[str], others: Collection[str]) -> bool:
-    """Whether a module's file, itself or in a package, belongs to one of a program's entries of `sys.path`.
-
-    An entry of the others may lie within one of the program's: an environment within a project, say, or the Python
-    of a user within the home directory. The nearest counts.
-    """
-    directory = os.path.dirname(file)
-    while directory not in own:
-        parent = os.path.dirname(directory)
-        if parent == directory or directory in others or "site-packages" in os.path.basename(directory):
-            return False
-        directory = parent
-    return True

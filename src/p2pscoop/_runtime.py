@@ -41,6 +41,7 @@ from p2pscoop._payload import SpecEncoder, encode_error
 from p2pscoop._port import Guest, Port
 from p2pscoop._security import DEFAULT_CLUSTER, ClusterKey, cluster_tag
 from p2pscoop._shortage import Shortage
+from p2pscoop._sources import MARK, Sources, ask_names
 from p2pscoop._transport import TCP_SCHEME, TLS_SCHEME, NngTransport, Transport
 from p2pscoop.errors import LocalProtocolError, PayloadError, RemoteProtocolError
 
@@ -105,6 +106,7 @@ class NodeStatistics:
         requeued: own tasks that it took back because their holder was lost.
         continuations_given: suspended tasks among those that it gave, which went on elsewhere.
         constants_sent: shared constants that it sent to other nodes.
+        modules_sent: modules of its program whose source it sent to other nodes.
     """
 
     id: str
@@ -117,6 +119,7 @@ class NodeStatistics:
     requeued: int = 0
     continuations_given: int = 0
     constants_sent: int = 0
+    modules_sent: int = 0
 
 
 class _Inquiry(NamedTuple):
@@ -215,6 +218,9 @@ class Runtime:
         )
         self._secure = bool(keys)
         self._program = program
+        self._sources = Sources() if origin else None
+        if self._sources is not None:
+            self._sources.note_imported()
         info = PeerInfo(
             id=node_id,
             name=name,
@@ -587,6 +593,7 @@ class Runtime:
             **asdict(self.node.counters),
             **self.port.counters(),
             "constants_sent": sum(each.sent for each in self._constants.values()),
+            "modules_sent": 0 if self._sources is None else self._sources.sent,
         }
 
     def _report(self, peer: NodeId, query: int) -> None:
@@ -662,10 +669,19 @@ class Runtime:
             if self._on_leave is not None:
                 self._on_leave()
         elif question == ASK_PROGRAM:
-            answer = self._program
+            answer = None
+            if self._sources is not None:
+                self._sources.note_imported()
+                # In one answer: a node that waits for a second one has its first task later.
+                answer = msgpack.packb((self._program, self._sources.answer(ask_names())))
         else:
             origin, question = question[:NODE_ID_SIZE], question[NODE_ID_SIZE:]
             if self.node.membership.is_gone(origin):
+                return
+            if question.startswith(MARK):
+                if self._sources is not None and origin == self.node.id:
+                    reply = self._sources.answer(question)
+                    self.do(lambda _: self.node.answer(peer, query, reply))
                 return
             answer = self.constants(origin).answer(time.monotonic(), peer, question)
         if answer is not None:

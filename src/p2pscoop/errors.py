@@ -16,6 +16,7 @@
     │   ├── TaskInterruptError                the task raised `KeyboardInterrupt` on another node
     │   ├── TaskTimeoutError (TimeoutError)   the task was not done in the time that it had
     │   └── PoisonTaskError (BrokenExecutor)  one node after the other died with the task
+    ├── CodeMismatchError                     a node has another module of the same name
     ├── InitializerError (BrokenExecutor)     an `Executor`'s initializer raised
     ├── JoinRefusedError (BrokenExecutor)     a cluster did not let this node in
     ├── DiscoveryError                        nodes cannot be found on the local network
@@ -33,6 +34,7 @@ import pickle
 from concurrent.futures import BrokenExecutor
 
 __all__ = [
+    "CodeMismatchError",
     "ConfigurationError",
     "DiscoveryError",
     "InitializerError",
@@ -205,6 +207,15 @@ class TaskCancelled(BaseException):
     the like, or out of whatever Python code it runs. It is no `Exception`, so that `except Exception` does not
     stop it, as with `asyncio.CancelledError`. Tasks clean up in `finally` blocks. Whoever waits for the task gets
     a `concurrent.futures.CancelledError` instead.
+    """
+
+
+class CodeMismatchError(P2PScoopError):
+    """A node has a module of the same name as one of the program's own, with other content.
+
+    It is either a file that an import finds on the node's machine, or a module of another program that the node
+    runs tasks of. The message says where both are, and what to do. It is no `ImportError`, so that code which does
+    without a module if it is not there does not run with the wrong one, or without it, on some of the nodes.
     """
 
 

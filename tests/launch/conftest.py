@@ -51,8 +51,8 @@ def start_server(directory: Path, address: str, prefix: tuple[str, ...]) -> Serv
         os.makedirs("/run/sshd", exist_ok=True)
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
-    if prefix:
-        port = 22022
+    if not address.startswith("127."):
+        port = 22022  # It has the network to itself.
     else:
         with socket.socket() as probe:
             probe.bind((address, 0))

@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conftest import TIMEOUT_S, Script, descendants, eventually, nodes_of
-from tests.launch.conftest import Server
+from tests.launch.conftest import Server, start_server, stop_server
 
 WriteScript = Callable[..., Script]
 
@@ -141,6 +142,40 @@ def test_hosts_of_a_scheduler_are_found(
     done = run(script(WHO), *server.options, arguments=("3",))
     assert done.returncode == 0, done.stderr
     assert "\n127.0.0.1.1 127.0.0.1.2 origin\n" in done.stdout
+
+
+# Says what its module has computed, and on which nodes, when the other host has had a part.
+WITH_MODULE = """
+    import p2pscoop
+    from p2pscoop import futures
+    from package import helper
+
+    names = set()
+    while "127.0.0.1.1" not in names:
+        assert set(futures.map(helper.work, range(100))) == set(range(0, 700, 7))
+        names = {each.name for each in p2pscoop.statistics() if each.executed}
+    print(*sorted(names), max(each.modules_sent for each in p2pscoop.statistics()))
+"""
+
+
+def test_a_host_without_the_programs_directory_gets_its_modules(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    package = directory / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("import time\n\ndef work(x):\n    time.sleep(0.005)\n    return 7 * x\n")
+    (directory / "program.py").write_text(textwrap.dedent(WITH_MODULE))
+    hidden = f'mount -t tmpfs none {directory} && exec "$@"'
+    if subprocess.run(["unshare", "--mount", "sh", "-c", hidden, "sh", "true"], capture_output=True).returncode:
+        pytest.skip("NO MOUNT NAMESPACES HERE, so that nothing could be hidden from a host")
+    (tmp_path / "ssh").mkdir()
+    server = start_server(tmp_path / "ssh", "127.0.0.1", ("unshare", "--mount", "sh", "-c", hidden, "sh"))
+    try:
+        done = run(Script(directory / "program.py"), *server.options, "--hosts", "localhost", server.host)
+    finally:
+        stop_server(server)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "127.0.0.1.1 origin 2"
 
 
 def unknown_key(server: Server) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from tests.conftest import TIMEOUT_S, Script, eventually
 
 from p2pscoop import Executor, futures
 from p2pscoop._attachment import SEED_VARIABLE, attachment
-from p2pscoop._programs import _is_in
 from p2pscoop._security import CLUSTER_VARIABLE, KEY_VARIABLE, ClusterKey
+from p2pscoop._sources import is_within
 from p2pscoop.errors import ConfigurationError, InitializerError, JoinRefusedError, StartError
 
 WriteScript = Callable[..., Script]
@@ -239,7 +239,7 @@ def test_what_an_executor_that_listens_needs(monkeypatch: pytest.MonkeyPatch, tm
 )
 def test_what_lies_within_a_programs_directory_need_not_be_its_own(file: str, is_own: bool) -> None:
     own = {"/home/u/project", "/home/u"}
-    assert _is_in(file, own, ["/home/u/.python/lib", "/home/u/project/src"]) is is_own
+    assert is_within(file, own, ["/home/u/.python/lib", "/home/u/project/src"]) is is_own
 
 
 def nap(_: int) -> None:
