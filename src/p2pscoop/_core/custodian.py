@@ -436,7 +436,8 @@ class Custodian:
                 self.owned.settle(record.serial)
                 effects.append(Poisoned(record.handle, record.suspected))
             else:
-                self._counters.requeued += 1
+                # What was offered to one that left, and never got there, was not lost with anybody.
+                self._counters.requeued += record.lease_until >= record.claimed_at + self._limits.lease_s
                 effects.append(ComeHome(record.handle, record.serial))
         return effects
 
