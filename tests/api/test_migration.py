@@ -453,8 +453,12 @@ def test_large_arguments_of_two_nodes_meet(script: Callable[[str], Script]) -> N
             time.sleep(0.3)
             return os.getpid().to_bytes(4, "big") * (1 << 20)
 
-        while len(p2pscoop.statistics()) < 3:
-            time.sleep(0.01)
+        def place(_):
+            time.sleep(0.05)
+            return os.getpid()
+
+        while len(set(futures.map(place, range(12)))) < 3:
+            pass  # Until all nodes are there, and know what the program needs.
         parts = [futures.submit(large) for _ in range(2)]
         while not all(part.done() for part in parts):
             time.sleep(0.001)
