@@ -256,7 +256,7 @@ def main() -> None:
         noticed.setdefault(info.pid, time.monotonic())
         departed(info, reason, failed)
 
-    session.home.departed = note_departure  # type: ignore[method-assign]
+    session.home.departed = note_departure  # type: ignore[method-assign]  # to time it
     harm = Harm(session.supervisor, options.fault, 1.0, options.seed)
     began = time.monotonic()
     harm.start()

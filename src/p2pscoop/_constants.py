@@ -56,17 +56,17 @@ class Answer(NamedTuple):
 
 def define(token: bytes, pickles: Mapping[str, bytes]) -> bytes:
     """The question whether these may be constants. The token tells a repetition from another definition."""
-    return msgpack.packb(("define", token, dict(pickles)))  # type: ignore[no-any-return]
+    return msgpack.packb(("define", token, dict(pickles)))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def fetch(name: str, *, directly: bool) -> bytes:
     """The question for a constant; `directly` if being sent elsewhere did not help, or is not wanted."""
-    return msgpack.packb(("fetch", name, directly))  # type: ignore[no-any-return]
+    return msgpack.packb(("fetch", name, directly))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def have(name: str) -> bytes:
     """Not a question: the sender has this large constant now, and can give it to others."""
-    return msgpack.packb(("have", name))  # type: ignore[no-any-return]
+    return msgpack.packb(("have", name))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def read_answer(data: bytes) -> Answer:

@@ -39,7 +39,7 @@ class Death(NamedTuple):
 
 def notice(death: Death) -> bytes:
     """What is told to peers, as a question that needs no answer."""
-    return msgpack.packb((_KIND, *death))  # type: ignore[no-any-return]
+    return msgpack.packb((_KIND, *death))  # type: ignore[no-any-return]  # msgpack is untyped
 
 
 def _read(question: bytes) -> Death | None:

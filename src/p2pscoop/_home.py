@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -133,9 +134,15 @@ class Home:
             self._cannot_begin(key, ShutdownError("the program of this task has ended"))
             return None
         self.programs.enter(program)
+        with self._reading(program):
+            return self._unpack(guest)
+
+    @contextlib.contextmanager
+    def _reading(self, program: NodeId) -> Iterator[None]:
+        """What is imported meanwhile is imported for this program."""
         before, self._loading = self._loading, program
         try:
-            return self._unpack(guest)
+            yield
         finally:
             self._loading = before
 
@@ -318,9 +325,8 @@ class Home:
             self.migration.settled(task)
             if task._state < DONE:
                 task._holder = holder
-            before, self._loading = self._loading, program_of(task, self.runtime.node.id)
-            state, value = decode_outcome(outcome)
-            self._loading = before
+            with self._reading(program_of(task, self.runtime.node.id)):
+                state, value = decode_outcome(outcome)
             self.scheduler.settle(task, state, value)
             del task._arrived
 
@@ -455,9 +461,8 @@ class Home:
         here = row is not None and (row.info.host, row.info.pid) == (node.info.host, node.info.pid)
 
         def prepare() -> None:
-            before, self._loading = self._loading, origin
-            problem = self.programs.prepare(origin, data, here=here)
-            self._loading = before
+            with self._reading(origin):
+                problem = self.programs.prepare(origin, data, here=here)
             if problem is not None:
                 logger.error("%s: %s", self.runtime.name, problem, exc_info=problem.__cause__)
                 if self._on_broken is not None:

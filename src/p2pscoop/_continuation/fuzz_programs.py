@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import coroutine
 from typing import Any
 
@@ -201,7 +202,7 @@ class _Writer:
         """An expression of any type, which may hold awaits."""
         if depth > 2:
             return self.draw.choice([str(self.draw.randrange(5)), self.name(), repr("s")])
-        inner: Callable[[], str] = lambda: self.value(depth + 1)  # noqa: E731
+        inner = partial(self.value, depth + 1)
         choices: list[Callable[[], str]] = [
             lambda: str(self.draw.randrange(5)),
             self.name,
